@@ -1,0 +1,51 @@
+# setup: make .venv;  demo: compress a small model;  lint, test: what CI runs.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+FASHION_MNIST := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
+
+.PHONY: setup demo test lint data
+
+setup: $(STAMP) data
+
+$(STAMP): setup.cfg pyproject.toml constraints.txt
+	@set -e; \
+	for python in '$(PYTHON)' python3.12 python3.11 python3.10; do \
+	  if $$python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' \
+	      2>/dev/null; then found=$$python; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	  echo 'compresskit needs Python 3.10, 3.11 or 3.12, and $(PYTHON) is none of them.' >&2; \
+	  echo 'Install one and run: make setup PYTHON=/path/to/python3.12' >&2; exit 1; \
+	fi; \
+	echo "$(VENV): $$($$found --version)"; \
+	$$found -m venv --clear '$(VENV)'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# A missing data set stops no one: what needs it says so and how to install it.
+data:
+	@if [ -e $(FASHION_MNIST) ] || [ -n "$$COMPRESSKIT_FASHION_MNIST" ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && [ -e /etc/debian_version ] && command -v apt-get >/dev/null; then \
+	  apt-get install -y -q dataset-fashion-mnist >/dev/null 2>&1 \
+	  || { apt-get update -q && apt-get install -y -q dataset-fashion-mnist; } >/dev/null 2>&1 \
+	  && exit 0; \
+	fi; \
+	echo 'Left to do for Fashion-MNIST: apt-get install dataset-fashion-mnist (as root, on Debian),'; \
+	echo 'or set COMPRESSKIT_FASHION_MNIST to a folder with its four gzipped idx files.'
+
+demo: setup
+	$(BIN)/compresskit apply recipes/digits-cnn.yaml --out runs/digits-cnn
+	@echo
+	@echo 'The report:       runs/digits-cnn/report.html (for programs: report.json)'
+	@echo 'The models:      ' runs/digits-cnn/*.tflite
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+test: setup lint
+	$(BIN)/python -m pytest

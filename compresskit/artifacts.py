@@ -1,0 +1,203 @@
+"""Makes the files of a recipe, looks into them, runs them, and says what they keep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from compresskit import metrics
+from compresskit.data import Dataset
+from compresskit.progress import Bars
+from compresskit.ranges import Range
+from compresskit.recipe import Export
+from compresskit.report.records import (
+    ArtifactReport,
+    FindingReport,
+    Parity,
+    Promise,
+    TensorReport,
+)
+from compresskit.resolution import Resolved
+from compresskit.tflite.audit import Audit, audit
+from compresskit.tflite.convert import convert
+from compresskit.tflite.lower import predictions
+from compresskit.tflite.match import find
+from compresskit.tflite.runtime import Runner
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """What a stage made of a weight, and what the file must still have.
+
+    Attributes:
+        matrix: the weight as it was baked, output channels by inputs.
+        stages: for each promise the name of the stage that made it.
+        sparsity: share of zeros that pruning made, or None.
+        bits: of a quantized weight, or None.
+    """
+
+    path: str
+    matrix: np.ndarray
+    stage: str
+    sparsity: float | None = None
+    bits: int | None = None
+
+
+def artifact(
+    model: keras.Model,
+    export: Export,
+    resolved: Resolved,
+    dataset: Dataset,
+    *,
+    metric: str,
+    ranges: Sequence[Range],
+    bars: Bars,
+) -> tuple[ArtifactReport, Audit, bytes]:
+    """Converts, audits, runs and measures one file.
+
+    Args:
+        model: plain, with what training made baked into its weights.
+        ranges: activation ranges that training learned.
+    """
+    precision = resolved.precision
+    used = ranges if precision.integer else ()
+    with bars.task(f"converting {resolved.file}", None):
+        content = convert(
+            model,
+            precision,
+            sample=dataset.x_test[:1],
+            calibration=dataset.representative(export.calibration.samples),
+            ranges=used,
+        )
+    audited = audit(content, resolved.file)
+    audited.check_bias_scales(resolved.file)
+    runner = Runner(content, where=resolved.file)
+    with bars.task(f"running {resolved.file}", len(dataset.x_test)) as update:
+        outputs = runner.predict(dataset.x_test, lambda done: update(done=done))
+    samples = min(export.parity.samples, len(dataset.x_test))
+    reference = predictions(model, dataset.x_test[:samples], used)
+    findings = resolved.target.check(audited) if resolved.target.check else ()
+    report = ArtifactReport(
+        target=resolved.target.name,
+        precision=resolved.precision_name,
+        path=resolved.file,
+        bytes=audited.size,
+        gzip_bytes=audited.gzip_size,
+        weight_bytes=sum(int(tensor.constant.nbytes) for tensor in audited.weights),
+        metrics={metric: metrics.METRICS[metric](outputs, dataset.y_test)},
+        parity=compare(outputs[:samples], reference),
+        ops=audited.counts,
+        float_ops=len(audited.computed_in_float()),
+        requantize_ops=len(audited.requantized()),
+        latency_ms=runner.latency_ms(dataset.x_test),
+        sparsity=zeros(audited),
+        tensors=tensors(audited),
+        claim=resolved.target.claim if all(each.warning for each in findings) else "",
+        findings=tuple(FindingReport(**asdict(finding)) for finding in findings),
+    )
+    return report, audited, content
+
+
+def compare(outputs: np.ndarray, reference: np.ndarray) -> Parity:
+    """Two sets of answers to the same samples."""
+    error = np.abs(outputs.astype(np.float64) - reference)
+    return Parity(
+        samples=len(outputs),
+        agreement=float(np.mean(metrics.answers(outputs) == metrics.answers(reference))),
+        max_abs_error=float(error.max()),
+        mean_abs_error=float(error.mean()),
+    )
+
+
+def zeros(audited: Audit) -> float:
+    """Share of zeros over all weight tensors of a file."""
+    sizes = [tensor.constant.size for tensor in audited.weights]
+    shares = [tensor.sparsity for tensor in audited.weights]
+    return float(np.average(shares, weights=sizes)) if sizes else 0.0
+
+
+def tensors(audited: Audit) -> tuple[TensorReport, ...]:
+    """The weight tensors of a file."""
+    return tuple(
+        TensorReport(
+            name=tensor.name,
+            dtype=tensor.dtype,
+            shape=tensor.shape,
+            sparsity=tensor.sparsity,
+            distinct=tensor.distinct,
+            bytes=tensor.constant.nbytes,
+        )
+        for tensor in audited.weights
+    )
+
+
+def promises(
+    report: ArtifactReport,
+    audited: Audit,
+    export: Export,
+    resolved: Resolved,
+    kept: Sequence[Kept],
+    drop: float,
+) -> list[Promise]:
+    """What the recipe asked of a file, and what the file says.
+
+    Args:
+        kept: what the stages made of each weight.
+        drop: loss of the metric against the baseline; below zero is a gain.
+    """
+    file = report.path
+    made = [
+        _promise(
+            f"{file} agrees with the Keras model",
+            file,
+            export.parity.min_agreement,
+            report.parity.agreement,
+            report.parity.agreement >= export.parity.min_agreement,
+        )
+    ]
+    if export.gate is not None:
+        made.append(
+            _promise(
+                f"{file} loses at most so much of {next(iter(report.metrics))}",
+                file,
+                export.gate.max_drop,
+                drop,
+                # Differences of shares of samples: 0.005 may come out a hair above itself.
+                drop <= export.gate.max_drop + 1e-9,
+            )
+        )
+    if resolved.precision.integer:
+        what = f"no op of {file} computes in float"
+        made.append(_promise(what, file, 0, report.float_ops, report.float_ops == 0))
+    for each in kept:
+        made += _weight_promises(each, file, audited, resolved)
+    return made
+
+
+def _weight_promises(each: Kept, file: str, audited: Audit, resolved: Resolved) -> list[Promise]:
+    found = find(each.matrix, audited)
+    if found is None:
+        what = f"{each.path} is found in {file}"
+        return [_promise(what, each.stage, "a weight tensor", "none like it", False)]
+    _, stored = found
+    made = []
+    if each.sparsity is not None:
+        sparsity = float(np.mean(stored == 0))
+        what = f"sparsity of {each.path} in {file}"
+        enough = sparsity >= each.sparsity - 1e-9
+        made.append(_promise(what, each.stage, each.sparsity, sparsity, enough))
+    # With 8 bits the type of the tensor says it all.
+    if each.bits is not None and each.bits < 8 and resolved.precision.integer:
+        most = 2**each.bits - 1
+        distinct = max(len(np.unique(row)) for row in stored)
+        what = f"distinct values in a channel of {each.path} in {file}"
+        made.append(_promise(what, each.stage, most, distinct, distinct <= most))
+    return made
+
+
+def _promise(what: str, stage: str, expected: Any, measured: Any, kept: bool) -> Promise:
+    return Promise(what=what, stage=stage, expected=expected, measured=measured, kept=bool(kept))

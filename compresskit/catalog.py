@@ -1,0 +1,63 @@
+"""The names that come with the package. One line each; nothing is imported here."""
+
+from __future__ import annotations
+
+from compresskit.errors import DataError, ModelError, RecipeError, TargetError
+from compresskit.registry import Registry
+
+methods = Registry("method", "compresskit.methods", RecipeError)
+criteria = Registry("criterion", "compresskit.criteria", RecipeError)
+targets = Registry("target", "compresskit.targets", TargetError)
+models = Registry("model", "compresskit.models", ModelError)
+datasets = Registry("dataset", "compresskit.datasets", DataError)
+
+methods.register(
+    "prune", "compresskit.methods.prune:Pruning", summary="set the least important weights to zero"
+)
+methods.register(
+    "qat",
+    "compresskit.methods.quantize:Quantization",
+    summary="train through the rounding of the integer kernels",
+)
+
+criteria.register(
+    "magnitude", "compresskit.methods.criteria:magnitude", summary="the absolute value of a weight"
+)
+
+targets.register(
+    "edge-cpu",
+    "compresskit.targets.edge_cpu:TARGET",
+    summary="LiteRT on phones and single-board computers: float32, float16, dynamic, int8",
+)
+targets.register(
+    "edge-tpu",
+    "compresskit.targets.edge_tpu:TARGET",
+    summary="Coral Edge TPU: full int8, int8 in and out, static shapes",
+)
+
+models.register(
+    "lenet300",
+    "compresskit.models.lenet:lenet300",
+    summary="LeNet-300-100: 784-300-100-10 perceptron, 266,610 parameters",
+)
+models.register(
+    "lenet5",
+    "compresskit.models.lenet:lenet5",
+    summary="LeNet-5, the Caffe variant of Deep Compression: 431,080 parameters",
+)
+models.register(
+    "resnet8",
+    "compresskit.models.resnet:resnet8",
+    summary="ResNet-8: three residual stages of Conv-BN-ReLU for small images",
+)
+
+datasets.register(
+    "digits",
+    "compresskit.datasets.digits:load",
+    summary="1,797 scanned digits, 8x8 grey, 10 classes (scikit-learn)",
+)
+datasets.register(
+    "fashion-mnist",
+    "compresskit.datasets.fashion_mnist:load",
+    summary="70,000 pictures of clothes, 28x28 grey, 10 classes (Debian package)",
+)

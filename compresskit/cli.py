@@ -1,0 +1,324 @@
+"""The command line. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# TensorFlow's notes on this machine's processor are no news to who runs a recipe.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import click
+
+from compresskit import catalog
+from compresskit.errors import CompressKitError, Problem, RecipeError
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+_UNSAFE = click.option(
+    "--unsafe-load",
+    is_flag=True,
+    help="Load .keras files that hold Python code (Lambda layers), and run that code.",
+)
+
+
+def _reported(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Prints the problems of an error instead of a traceback, and leaves with its status."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except CompressKitError as error:
+            count = len(error.problems)
+            click.echo(f"{count} problem{'s' if count > 1 else ''}:", err=True)
+            click.echo(str(error), err=True)
+            sys.exit(error.exit_code)
+
+    return run
+
+
+def _load_tensorflow() -> None:
+    """Imports TensorFlow without what its libraries print of the machine while they load."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nothing:
+        os.dup2(nothing.fileno(), 2)
+        try:
+            import tensorflow  # noqa: F401
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def _echo_json(data: Any) -> None:
+    click.echo(json.dumps(data, indent=2))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="compresskit", message="%(package)s %(version)s")
+def main() -> None:
+    """Compresses Keras 3 models by recipe and proves what it cost."""
+
+
+def _read_recipe(path: str, overrides: tuple[str, ...]) -> tuple[Any, Callable[..., str]]:
+    """A recipe, and what tells where a key of it stands."""
+    from compresskit import recipe_source
+    from compresskit.recipe import Recipe
+    from compresskit.recipe_overrides import override
+
+    source = override(recipe_source.read_file(path), overrides)
+    return Recipe.from_source(source), source.where
+
+
+@main.command()
+@click.argument("recipe")
+@click.option("--out", type=click.Path(file_okay=False), help="Folder; default runs/NAME.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--quiet", is_flag=True, help="No progress, and no summary.")
+@_JSON
+@_UNSAFE
+@_reported
+def apply(
+    recipe: str,
+    out: str | None,
+    overrides: tuple[str, ...],
+    seed: int,
+    quiet: bool,
+    as_json: bool,
+    unsafe_load: bool,
+) -> None:
+    """Runs RECIPE: trains, exports, measures, reports.
+
+    A `builder:` in the recipe imports and runs your own code. Exit status: 0 done and
+    every promise kept, 1 a promise broken or training failed, 2 the recipe is wrong.
+    """
+    from compresskit import tables
+
+    read, locate = _read_recipe(recipe, overrides)
+    _load_tensorflow()
+    from compresskit.engine import compress
+
+    folder = Path(out) if out else Path("runs", read.name)
+    result = compress(
+        None,
+        read,
+        out=folder,
+        seed=seed,
+        quiet=quiet,
+        safe_mode=not unsafe_load,
+        locate=locate,
+        base=Path(recipe).parent,
+    )
+    if as_json:
+        _echo_json(result.report.to_dict())
+    elif not quiet:
+        tables.summary(result.report, folder)
+    if result.report.broken:
+        tables.broken(result.report)
+        sys.exit(1)
+
+
+@main.command()
+@click.argument("recipe")
+@click.option("--no-import", is_flag=True, help="Load neither model nor data; run no user code.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key.")
+@_JSON
+@_UNSAFE
+@_reported
+def plan(
+    recipe: str, no_import: bool, overrides: tuple[str, ...], as_json: bool, unsafe_load: bool
+) -> None:
+    """Checks RECIPE and tells what it would do, without doing it.
+
+    A `builder:` in the recipe imports and runs your own code, unless --no-import is given.
+    """
+    from compresskit import planning, tables
+
+    read, locate = _read_recipe(recipe, overrides)
+    if not no_import:
+        _load_tensorflow()
+    made = planning.plan(
+        read,
+        imports=not no_import,
+        locate=locate,
+        base=Path(recipe).parent,
+        safe_mode=not unsafe_load,
+    )
+    if as_json:
+        _echo_json(made.to_dict())
+    else:
+        tables.plan(made)
+
+
+@main.command()
+@click.argument("model")
+@click.option("--target", required=True, help="A name of `compresskit list targets`.")
+@click.option("--precision", help="Default: the target's own.")
+@click.option("--data", help="Data set, .npz file or folder, to measure ranges on.")
+@click.option("--samples", type=click.IntRange(min=1), default=128, show_default=True)
+@click.option("--out", required=True, type=click.Path(dir_okay=False), help="File to write.")
+@_JSON
+@_UNSAFE
+@_reported
+def export(
+    model: str,
+    target: str,
+    precision: str | None,
+    data: str | None,
+    samples: int,
+    out: str,
+    as_json: bool,
+    unsafe_load: bool,
+) -> None:
+    """Exports MODEL, a .keras file, as it is to a .tflite file."""
+    _load_tensorflow()
+    from compresskit import tables
+    from compresskit.exporting import export as write
+    from compresskit.models.load import load_model
+
+    dataset = _load_data(data) if data else None
+    loaded = load_model(model, safe_mode=not unsafe_load, dataset=dataset)
+    made = write(
+        loaded,
+        target=target,
+        precision=precision,
+        path=out,
+        representative_data=dataset.representative(samples) if dataset else None,
+    )
+    if as_json:
+        _echo_json(made.to_dict())
+    else:
+        tables.file(made)
+
+
+def _load_data(text: str) -> Any:
+    """The data set that a word on the command line stands for."""
+    from compresskit import data
+    from compresskit.recipe_fields import Builder, DirectoryData, NpzData
+
+    if text in catalog.datasets:
+        return data.load(text, where="--data")
+    if text.endswith(".npz"):
+        return data.load(NpzData(npz=text), where="--data")
+    if Path(text).is_dir():
+        return data.load(DirectoryData(directory=text), where="--data")
+    if ":" in text:
+        return data.load(Builder(builder=text), where="--data")
+    return data.load(text, where="--data")
+
+
+@main.command()
+@click.argument("file")
+@_JSON
+@_reported
+def inspect(file: str, as_json: bool) -> None:
+    """Tells what FILE, a .tflite or .keras file, holds."""
+    if not file.endswith(".tflite"):
+        _load_tensorflow()
+    from compresskit import tables
+    from compresskit.inspection import inspect as look
+
+    made = look(file)
+    if as_json:
+        _echo_json(made.to_dict())
+    else:
+        tables.file(made)
+
+
+@main.command()
+@click.argument("file")
+@click.option("--data", required=True, help="Data set, .npz file, folder, or module:function.")
+@click.option("--metric", default="accuracy", show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@_JSON
+@_UNSAFE
+@_reported
+def evaluate(
+    file: str, data: str, metric: str, threads: int, as_json: bool, unsafe_load: bool
+) -> None:
+    """Measures FILE, a .tflite or .keras file, on the test samples of a data set.
+
+    A data set given as module:function imports and runs your own code.
+    """
+    if not file.endswith(".tflite"):
+        _load_tensorflow()
+    from compresskit import tables
+    from compresskit.evaluation import evaluate as measure
+
+    made = measure(
+        file, _load_data(data), metric=metric, threads=threads, safe_mode=not unsafe_load
+    )
+    if as_json:
+        _echo_json(made)
+    else:
+        tables.pairs(file, made)
+
+
+@main.command(name="list")
+@click.argument("kind", type=click.Choice(["methods", "targets", "models", "datasets"]))
+@_JSON
+@_reported
+def list_names(kind: str, as_json: bool) -> None:
+    """Lists the names that a recipe may use."""
+    from compresskit import tables
+
+    registries = [getattr(catalog, kind)]
+    if kind == "methods":
+        registries.append(catalog.criteria)
+    rows = [
+        {"kind": registry.kind, "name": entry.name, "summary": entry.summary}
+        for registry in registries
+        for entry in registry.entries()
+    ]
+    if as_json:
+        _echo_json(rows)
+    else:
+        tables.names(rows)
+
+
+@main.command()
+def schema() -> None:
+    """Prints the JSON Schema of recipes, for editors."""
+    from compresskit.recipe import Recipe
+
+    _echo_json(Recipe.json_schema())
+
+
+@main.command()
+@click.argument("model")
+@click.option("--out", type=click.Path(dir_okay=False), help="File to write; default: print.")
+@_UNSAFE
+@_reported
+def init(model: str, out: str | None, unsafe_load: bool) -> None:
+    """Writes a commented starter recipe for MODEL, a .keras file or a registered name."""
+    _load_tensorflow()
+    from compresskit.files import write_file
+    from compresskit.models.load import load_model
+    from compresskit.starter import starter
+
+    if out is not None and Path(out).exists():
+        raise RecipeError(
+            Problem(
+                where=f"--out {out}",
+                found="a file of that name",
+                expected="a new file: a recipe that you may have edited is not replaced",
+                fix="give another name, or remove the file",
+            )
+        )
+    loaded = load_model(model, safe_mode=not unsafe_load)
+    text = starter(loaded, model, file=out or "recipe.yaml")
+    if out is None:
+        click.echo(text, nl=False)
+    else:
+        write_file(Path(out), text.encode())
+        click.echo(f"wrote {out}; next: compresskit plan {out}", err=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Data sets that a recipe can use by name, one module each with a function `load`."""

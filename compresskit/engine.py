@@ -1,0 +1,284 @@
+"""Runs a recipe: the only loop over its stages."""
+
+from __future__ import annotations
+
+import platform
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, final
+
+import keras
+import numpy as np
+
+from compresskit import artifacts, catalog
+from compresskit.artifacts import Kept
+from compresskit.files import staged
+from compresskit.layers import layer_reports, read, sparsity
+from compresskit.method import Length
+from compresskit.planning import describe
+from compresskit.preparation import batch_size, check
+from compresskit.progress import Bars
+from compresskit.ranges import Range
+from compresskit.recipe import Recipe
+from compresskit.recipe_source import Locate, render
+from compresskit.report.html import render as render_html
+from compresskit.report.records import Promise, Report, StageReport
+from compresskit.resolution import training_grid
+from compresskit.run import Run, measure_baseline
+from compresskit.stages import QAT, Prune, Stage
+from compresskit.tflite.lower import predictions
+from compresskit.training import fit
+from compresskit.weights import weights_of
+
+_PACKAGES = ("compresskit", "tensorflow", "keras", "ai-edge-litert", "numpy")
+# Largest mean difference of outputs that baking the weights may make.
+_DETACH_TOLERANCE = 1e-3
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What came out of a recipe.
+
+    Attributes:
+        model: the compressed model, plain Keras: no hook, hold or wrapper is left.
+        ranges: activation ranges that training learned, for further exports.
+        artifacts: paths of the files; empty without `out`.
+        report: all measurements and promises.
+    """
+
+    model: keras.Model
+    ranges: tuple[Range, ...]
+    artifacts: tuple[Path, ...]
+    report: Report
+
+
+def compress(
+    model: Any,
+    recipe: Recipe | str | Path,
+    *,
+    data: Any = None,
+    out: str | Path | None = None,
+    seed: int = 0,
+    quiet: bool = True,
+    safe_mode: bool = True,
+    locate: Locate = render,
+    base: Path | None = None,
+) -> Result:
+    """Takes a model through a recipe.
+
+    ```python
+    result = compress(model, "recipe.yaml", data=((x, y), (x_test, y_test)), out="runs/x")
+    ```
+
+    Args:
+        model: a built Keras 3 model, which is changed in place, or None for the recipe's.
+        recipe: a recipe or the path of one.
+        data: samples and labels in place of the recipe's, in any form that `data.load` takes.
+        out: folder for the model, the files and the report; without it nothing is kept on disk.
+        seed: of everything random.
+        quiet: show no progress.
+        safe_mode: refuse `.keras` files with Python code in them.
+        locate: tells people where a key path of the recipe stands.
+        base: folder that relative paths may start from.
+
+    Raises:
+        RecipeError, ModelError, DataError: before the first epoch, with every problem.
+        TrainingError, ConversionError: a stage or an export failed; nothing was written.
+    """
+    if not isinstance(recipe, Recipe):
+        base = base or Path(recipe).parent
+        recipe = Recipe.load(recipe)
+    keras.utils.set_random_seed(seed)
+    made = check(recipe, model=model, data=data, locate=locate, base=base, safe_mode=safe_mode)
+    assert made.model is not None
+    assert made.dataset is not None
+    started = time.perf_counter()
+    with staged(Path(out)) if out is not None else nullcontext() as folder:
+        run = Run(
+            recipe=recipe,
+            model=made.model,
+            dataset=made.dataset,
+            exports=made.exports,
+            seed=seed,
+            bars=Bars(quiet=quiet),
+            folder=folder,
+        )
+        measure_baseline(run)
+        try:
+            completed = all(_stage(run, index) for index in range(len(recipe.stages)))
+        except BaseException:
+            # The model is the user's: nothing stays on it.
+            for _, attached in run.attached:
+                attached.detach()
+            raise
+        _detach(run)
+        if completed:
+            _export(run)
+        report = _report(run, time.perf_counter() - started)
+        if folder is not None:
+            _write(run, report, folder)
+    paths = tuple(Path(out) / file.path for file in run.files) if out is not None else ()
+    return Result(model=run.model, ranges=run.ranges, artifacts=paths, report=report)
+
+
+def _stage(run: Run, index: int) -> bool:
+    """Trains one stage. Returns False if its gate ends the run."""
+    stage = run.recipe.stages[index]
+    defaults = run.recipe.defaults
+    started = time.perf_counter()
+    before = run.model.get_weights()
+    size = batch_size(run.recipe, stage)
+    method = catalog.methods.get(stage.type)(stage)
+    attached = method.attach(
+        run.model,
+        run.dataset.x_train[:2],
+        training_grid(run.exports),
+        Length(epochs=stage.epochs, steps_per_epoch=-(-len(run.dataset.x_train) // size)),
+    )
+    run.attached.append((stage, attached))
+    history = fit(
+        run.model,
+        run.dataset,
+        optimizer=stage.optimizer or defaults.optimizer,
+        learning_rate=stage.learning_rate or defaults.learning_rate,
+        batch_size=size,
+        epochs=stage.epochs,
+        loss=run.loss,
+        # A stage's data order does not depend on how many batches others drew.
+        seed=run.seed + 1 + index,
+        bars=run.bars,
+        where=stage.name,
+        callbacks=attached.callbacks,
+    )
+    measured = run.measure(predictions(run.model, run.dataset.x_test))
+    layers = layer_reports(run.model, attached)
+    verdict = _gate(run, stage, measured)
+    if verdict == "rollback":
+        run.attached.pop()
+        attached.detach()
+        run.model.set_weights(before)
+    run.stages.append(
+        StageReport(
+            name=stage.name,
+            type=stage.type,
+            metrics=measured,
+            sparsity=sparsity(layers),
+            seconds=time.perf_counter() - started,
+            layers=layers,
+            history=history,
+            rolled_back=verdict == "rollback",
+        )
+    )
+    return verdict != "stop"
+
+
+def _gate(run: Run, stage: Stage, measured: dict[str, float]) -> str:
+    """Holds a stage against its gate: `pass`, or what the gate does about a failure.
+
+    A stage that is rolled back breaks no promise: the model does not contain it.
+    """
+    if stage.gate is None:
+        return "pass"
+    drop = run.drop(measured)
+    # Differences of shares of samples: 0.005 may come out a hair above itself.
+    failed = drop > stage.gate.max_drop + 1e-9
+    if not failed or stage.gate.on_fail == "stop":
+        run.promises.append(
+            Promise(
+                what=f"stage {stage.name} loses at most so much of {run.metric}",
+                stage=stage.name,
+                expected=stage.gate.max_drop,
+                measured=drop,
+                kept=not failed,
+            )
+        )
+    return stage.gate.on_fail if failed else "pass"
+
+
+def _detach(run: Run) -> None:
+    """Makes the model plain, and checks that it still is the model that was trained."""
+    if not run.attached:
+        return
+    trained = predictions(run.model, run.dataset.x_test)
+    pruned = {
+        (path, stage.name): float(np.mean(read(weight) == 0))
+        for stage, attached in run.attached
+        if isinstance(stage, Prune)
+        for weight in weights_of(run.model)
+        for path in attached.touched
+        if path == weight.path
+    }
+    for _, attached in run.attached:
+        run.ranges += attached.detach().get("ranges", ())
+    detached = artifacts.compare(predictions(run.model, run.dataset.x_test, run.ranges), trained)
+    run.promises.append(
+        Promise(
+            what="mean difference of the outputs of the detached model from the trained one",
+            stage=run.attached[-1][0].name,
+            expected=_DETACH_TOLERANCE,
+            measured=detached.mean_abs_error,
+            kept=detached.mean_abs_error <= _DETACH_TOLERANCE,
+        )
+    )
+    by_path = {weight.path: weight for weight in weights_of(run.model)}
+    for stage, attached in run.attached:
+        for path in attached.touched:
+            weight = by_path[path]
+            run.kept.append(
+                Kept(
+                    path=path,
+                    matrix=weight.matrix(weight.variable.numpy()),
+                    stage=stage.name,
+                    sparsity=pruned.get((path, stage.name)),
+                    bits=stage.weight_bits if isinstance(stage, QAT) else None,
+                )
+            )
+
+
+def _export(run: Run) -> None:
+    for export, resolved in zip(run.recipe.export, run.exports, strict=True):
+        made, audited, content = artifacts.artifact(
+            run.model,
+            export,
+            resolved,
+            run.dataset,
+            metric=run.metric,
+            ranges=run.ranges,
+            bars=run.bars,
+        )
+        if run.folder is not None:
+            (run.folder / resolved.file).write_bytes(content)
+        run.files.append(made)
+        drop = run.drop(made.metrics)
+        run.promises += artifacts.promises(made, audited, export, resolved, run.kept, drop)
+
+
+def _report(run: Run, seconds: float) -> Report:
+    assert run.baseline is not None
+    return Report(
+        recipe=run.recipe.name,
+        seed=run.seed,
+        model=describe(run.recipe.model),
+        data=run.dataset.name,
+        metric=run.metric,
+        versions={
+            "python": platform.python_version(),
+            **{package: metadata.version(package) for package in _PACKAGES},
+        },
+        baseline=run.baseline,
+        stages=tuple(run.stages),
+        artifacts=tuple(run.files),
+        promises=tuple(run.promises),
+        seconds=seconds,
+    )
+
+
+def _write(run: Run, report: Report, folder: Path) -> None:
+    run.model.save(folder / "model.keras", include_optimizer=False)
+    (folder / "recipe.resolved.yaml").write_text(run.recipe.dump(), encoding="utf-8")
+    (folder / "report.json").write_text(report.to_json(), encoding="utf-8")
+    (folder / "report.html").write_text(render_html(report), encoding="utf-8")

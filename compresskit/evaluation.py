@@ -1,0 +1,67 @@
+"""Measures a file on the test samples of a data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from compresskit.data import Dataset
+from compresskit.errors import DataError, Problem, did_you_mean
+from compresskit.inspection import read_file
+from compresskit.metrics import METRICS
+from compresskit.tflite.runtime import Runner
+
+
+def evaluate(
+    path: str | Path,
+    dataset: Dataset,
+    *,
+    metric: str = "accuracy",
+    threads: int = 1,
+    safe_mode: bool = True,
+) -> dict[str, Any]:
+    """The metric of a `.tflite` file, run by LiteRT, or of a `.keras` file.
+
+    A `.tflite` file is measured without loading TensorFlow.
+
+    Returns:
+        `samples`, the metric by its name and, for a `.tflite` file, `latency_ms`.
+
+    Raises:
+        DataError: unknown metric, or samples that the file does not take.
+        ModelError: the file is missing or damaged.
+    """
+    if metric not in METRICS:
+        raise DataError(
+            Problem(
+                where="metric",
+                found=f"unknown metric {metric!r}",
+                expected=f"one of: {', '.join(METRICS)}",
+                fix=did_you_mean(metric, METRICS),
+            )
+        )
+    figures: dict[str, Any] = {"samples": len(dataset.x_test)}
+    if Path(path).suffix == ".tflite":
+        runner = Runner(read_file(path), threads=threads, where=str(path))
+        outputs = runner.predict(dataset.x_test)
+        figures["latency_ms"] = runner.latency_ms(dataset.x_test)
+    else:
+        from compresskit.models.load import load_model
+        from compresskit.preparation import try_out
+        from compresskit.tflite.lower import predictions
+
+        model = load_model(str(path), safe_mode=safe_mode, dataset=dataset)
+        try_out(model, dataset.x_test, where=str(path), name=dataset.name, error=DataError)
+        outputs = predictions(model, dataset.x_test)
+    try:
+        return {**figures, metric: METRICS[metric](outputs, dataset.y_test)}
+    except ValueError as error:
+        raise DataError(
+            Problem(
+                where=str(path),
+                found=f"{metric} of outputs of shape {outputs.shape[1:]} and labels of shape "
+                f"{dataset.y_test.shape[1:]}: {error}",
+                expected="a metric of answers and labels of these shapes",
+                fix="for classes: accuracy",
+            )
+        ) from error

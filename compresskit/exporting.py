@@ -1,0 +1,119 @@
+"""Exports a model as it is, without a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from compresskit import catalog
+from compresskit.errors import DataError, Problem, TargetError, did_you_mean
+from compresskit.tflite.audit import audit
+from compresskit.tflite.convert import convert
+from compresskit.files import write_file
+from compresskit.inspection import FileReport, describe_file
+from compresskit.preparation import try_out
+from compresskit.ranges import Range
+from compresskit.target import Precision, Target
+
+
+def export(
+    model: keras.Model,
+    *,
+    target: str,
+    path: str | Path,
+    precision: str | None = None,
+    representative_data: Any = None,
+    ranges: Sequence[Range] = (),
+) -> FileReport:
+    """Writes a model to a .tflite file and reads it back.
+
+    ```python
+    ck.export(model, target="edge-cpu", precision="int8", path="m.tflite",
+              representative_data=x_train[:200])
+    ```
+
+    Args:
+        model: a built Keras 3 model; it is not changed.
+        target: a name of `compresskit list targets`.
+        path: of the file; an existing one is replaced once the new one is whole.
+        precision: one of the target's, or None for its default.
+        representative_data: samples as the model takes them, shape (n, ...), on which the
+            ranges of activations are measured; integer precisions need it.
+        ranges: activation ranges that training learned (`Result.ranges`).
+
+    Returns:
+        What the file holds, read from its bytes.
+
+    Raises:
+        TargetError: there is no such target, or it has no such precision.
+        DataError: representative data is missing, empty, or nothing that the model takes.
+        ConversionError: the converter failed, or wrote a file that breaks a rule.
+    """
+    record: Target = catalog.targets.get(target, where="target")
+    chosen = _precision(record, precision or record.default)
+    if representative_data is None:
+        if chosen.integer:
+            raise DataError(
+                Problem(
+                    where=f"export to {path}",
+                    found=f"no representative data for {precision or record.default}",
+                    expected="samples on which the ranges of activations are measured",
+                    fix="give --data (in Python: representative_data=x_train[:200])",
+                )
+            )
+        representative_data = _sample(model)
+    elif any(len(values) == 0 for values in keras.tree.flatten(representative_data)):
+        raise DataError(
+            Problem(
+                where=f"export to {path}",
+                found="representative data without a sample",
+                expected="samples on which the ranges of activations are measured",
+                fix="give a hundred or more",
+            )
+        )
+    try_out(model, representative_data, where=f"export to {path}", error=DataError)
+    content = convert(
+        model,
+        chosen,
+        sample=keras.tree.map_structure(lambda values: values[:1], representative_data),
+        calibration=representative_data,
+        ranges=ranges if chosen.integer else (),
+    )
+    audit(content, str(path)).check_bias_scales(str(path))
+    write_file(Path(path), content)
+    return describe_file(path)
+
+
+def _precision(target: Target, name: str) -> Precision:
+    if name not in target.precisions:
+        raise TargetError(
+            Problem(
+                where="precision",
+                found=f"precision {name!r} for target {target.name!r}",
+                expected=f"one of: {', '.join(target.precisions)}",
+                fix=did_you_mean(name, target.precisions),
+            )
+        )
+    return target.precisions[name]
+
+
+def _sample(model: keras.Model) -> Any:
+    """A batch of zeros in the shape that the model declares."""
+    try:
+        inputs = keras.tree.pack_sequence_as(model.input, model.inputs)
+    except (AttributeError, ValueError) as error:
+        raise DataError(
+            Problem(
+                where=f"model {model.name!r}",
+                found="a subclassed model, which declares no input shape",
+                expected="a sample of its inputs",
+                fix="give --data (in Python: representative_data=x_train[:1])",
+            )
+        ) from error
+    return keras.tree.map_structure(
+        lambda tensor: np.zeros([size or 1 for size in tensor.shape], dtype=tensor.dtype), inputs
+    )

@@ -1,0 +1,185 @@
+"""Looks into a file or a model: what is in it, and how much of it is zero."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compresskit.errors import ModelError, Problem
+from compresskit.tflite.audit import Audit, audit
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightReport:
+    """A weight of a file or model, as it is stored."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    sparsity: float
+    distinct: int
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndReport:
+    """An input or output of a file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileReport:
+    """What a .tflite file or a Keras model holds.
+
+    Attributes:
+        kind: `tflite` or `keras`.
+        bytes, gzip_bytes: of the file; of a model in memory, of its weights alone.
+        parameters: number of values in all weights and constants.
+        sparsity: share of zeros over `weights`.
+        ops: how often each op occurs; for a Keras model, each layer type.
+        float_ops: number of ops that read or write floats.
+    """
+
+    name: str
+    kind: str
+    bytes: int
+    gzip_bytes: int | None
+    parameters: int
+    sparsity: float
+    ops: dict[str, int]
+    float_ops: int
+    inputs: tuple[EndReport, ...]
+    outputs: tuple[EndReport, ...]
+    weights: tuple[WeightReport, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for `--json`."""
+        return asdict(self)
+
+
+def inspect(model_or_path: Any) -> FileReport:
+    """What a `.tflite` file, a `.keras` file or a model holds.
+
+    Raises:
+        ModelError: the file is missing or is none of these.
+    """
+    if isinstance(model_or_path, str | Path):
+        if Path(model_or_path).suffix == ".tflite":
+            return describe_file(model_or_path)
+        # Not at the top: a .tflite file is inspected without loading TensorFlow.
+        from compresskit.models.load import load_model
+
+        model = load_model(str(model_or_path), where="model")
+        return _describe_model(model, str(model_or_path))
+    return _describe_model(model_or_path, model_or_path.name)
+
+
+def read_file(path: str | Path) -> bytes:
+    """The bytes of a file that the user named.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ModelError(
+            Problem(
+                where=str(path),
+                found=f"a file that cannot be read: {error.strerror}",
+                expected="a .tflite or .keras file",
+                fix="correct the path",
+            )
+        ) from error
+
+
+def describe_file(path: str | Path) -> FileReport:
+    """What a .tflite file holds."""
+    audited = audit(read_file(path), str(path))
+    weights = tuple(
+        WeightReport(
+            name=tensor.name,
+            dtype=tensor.dtype,
+            shape=tensor.shape,
+            sparsity=tensor.sparsity,
+            distinct=tensor.distinct,
+            bytes=tensor.constant.nbytes,
+        )
+        for tensor in audited.weights
+    )
+    return FileReport(
+        name=str(path),
+        kind="tflite",
+        bytes=audited.size,
+        gzip_bytes=audited.gzip_size,
+        parameters=sum(t.values.size for t in audited.tensors if t.values is not None),
+        sparsity=_sparsity(weights),
+        ops=audited.counts,
+        float_ops=len(audited.computed_in_float()),
+        inputs=_ends(audited, audited.inputs),
+        outputs=_ends(audited, audited.outputs),
+        weights=weights,
+    )
+
+
+def _ends(audited: Audit, indices: tuple[int, ...]) -> tuple[EndReport, ...]:
+    tensors = [audited.tensors[index] for index in indices]
+    return tuple(EndReport(name=t.name, dtype=t.dtype, shape=t.shape) for t in tensors)
+
+
+def _describe_model(model: Any, name: str) -> FileReport:
+    from collections import Counter
+
+    from compresskit.weights import leaves, weights_of
+
+    weights = tuple(
+        WeightReport(
+            name=weight.path,
+            dtype=weight.variable.dtype.upper(),
+            shape=weight.shape,
+            sparsity=float(np.mean(values == 0)),
+            distinct=int(np.unique(values).size),
+            bytes=values.nbytes,
+        )
+        for weight in weights_of(model)
+        for values in [weight.variable.numpy()]
+    )
+    path = Path(name)
+    return FileReport(
+        name=name,
+        kind="keras",
+        bytes=path.stat().st_size
+        if path.is_file()
+        else sum(v.numpy().nbytes for v in model.weights),
+        gzip_bytes=None,
+        parameters=model.count_params(),
+        sparsity=_sparsity(weights),
+        ops=dict(sorted(Counter(type(layer).__name__ for layer in leaves(model)).items())),
+        float_ops=len(list(leaves(model))),
+        inputs=_model_ends(model, "inputs"),
+        outputs=_model_ends(model, "outputs"),
+        weights=weights,
+    )
+
+
+def _model_ends(model: Any, which: str) -> tuple[EndReport, ...]:
+    # A subclassed model declares no symbolic inputs or outputs.
+    tensors = getattr(model, which, None) or ()
+    return tuple(
+        EndReport(
+            name=tensor.name, dtype=tensor.dtype.upper(), shape=tuple(s or -1 for s in tensor.shape)
+        )
+        for tensor in tensors
+    )
+
+
+def _sparsity(weights: tuple[WeightReport, ...]) -> float:
+    size = sum(int(np.prod(weight.shape)) for weight in weights)
+    zeros = sum(weight.sparsity * int(np.prod(weight.shape)) for weight in weights)
+    return float(zeros / size) if size else 0.0

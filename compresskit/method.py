@@ -1,0 +1,64 @@
+"""What every technique is: it checks that it fits a model, attaches to it, and detaches."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, final
+
+import keras
+
+from compresskit.selection import Selection, Skipped
+from compresskit.target import Grid
+
+
+@dataclass(frozen=True, kw_only=True)
+class Length:
+    """How long a stage trains: `epochs` of `steps_per_epoch` optimizer steps."""
+
+    epochs: int
+    steps_per_epoch: int
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Attached:
+    """A technique at work on a model.
+
+    Attributes:
+        touched: paths of the weights that it acts on.
+        skipped: those that it leaves, each with its reason.
+        callbacks: Keras callbacks that drive it while its own stage trains.
+        detach: makes the model plain again. What was trained is baked into its
+            variables; what a plain model cannot hold is returned, under a name that
+            export knows (`ranges`).
+    """
+
+    touched: tuple[str, ...]
+    skipped: tuple[Skipped, ...]
+    callbacks: tuple[keras.callbacks.Callback, ...]
+    detach: Callable[[], dict[str, Any]] = field(repr=False)
+
+
+class Method(ABC):
+    """A technique with its settings.
+
+    Subclasses take the stage's record in `__init__`. They act on variables and calls
+    (see `holds` and `parametrize`), never by replacing a layer, so they compose.
+    """
+
+    @abstractmethod
+    def select(self, model: keras.Model, where: str) -> Selection:
+        """The weights that the stage would take, without touching the model."""
+
+    @abstractmethod
+    def attach(self, model: keras.Model, sample: Any, grid: Grid, length: Length) -> Attached:
+        """Puts the technique to work.
+
+        Args:
+            model: the model, built; changed in place.
+            sample: a batch of inputs as the model takes them.
+            grid: the integer grid of the kernels that the model is meant for.
+            length: how long the stage will train.
+        """

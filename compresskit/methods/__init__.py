@@ -1,0 +1,1 @@
+"""The techniques, one module each; a recipe's stages name them."""

@@ -1,0 +1,114 @@
+"""Rounding to the integer grid in the forward pass, straight through in the backward pass.
+
+Weights: symmetric, one scale for each output channel (or for the whole tensor), the
+largest absolute value at 127. Activations: asymmetric over a range, as int8 kernels
+compute. Straight-through estimator: Bengio et al., 2013, https://arxiv.org/abs/1308.3432;
+the scheme: Jacob et al., 2018, https://arxiv.org/abs/1712.05877.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, final
+
+import tensorflow as tf
+
+INT8_MAX = 127
+
+
+def fake_quant_weight(values: Any, channels: tuple[int, ...], bits: int) -> Any:
+    """`values` rounded to the grid that an int8 kernel will hold them on.
+
+    With fewer than 8 bits the levels are still points of the int8 grid: level `k` of
+    `-K..K` becomes the integer `round(k * 127 / K)`. So an int8 file holds exactly what
+    training saw, with at most `2 ** bits - 1` distinct values in a channel.
+
+    Args:
+        values: float tensor of any shape.
+        channels: axes over which scales differ; empty for one scale.
+        bits: 2 to 8.
+
+    Returns:
+        A tensor of the same shape and dtype; its gradient is that of the identity.
+    """
+    others = [axis for axis in range(len(values.shape)) if axis not in channels]
+    largest = tf.reduce_max(tf.abs(values), axis=others, keepdims=True)
+    # A channel of zeros has no scale; any will do.
+    largest = tf.where(largest > 0, largest, tf.ones_like(largest))
+    levels = 2 ** (bits - 1) - 1
+    rounded = tf.round(values / largest * levels)
+    if bits < 8:
+        rounded = tf.round(rounded * (INT8_MAX / levels))
+    quantized = rounded * (largest / INT8_MAX)
+    return values + tf.stop_gradient(quantized - values)
+
+
+def weight_transform(channels: tuple[int, ...], bits: int) -> Callable[[Any], Any]:
+    """`fake_quant_weight` as a parametrization."""
+    return lambda values: fake_quant_weight(values, channels, bits)
+
+
+@final
+class ActivationRange:
+    """The range of an activation: a moving average in training, constant afterwards.
+
+    Attributes:
+        bits: of the integer that holds the activation.
+        fixed: a range that the kernel dictates, as softmax's [0, 255/256]; never learned.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        observing: Any,
+        bits: int = 8,
+        decay: float = 0.99,
+        fixed: tuple[float, float] | None = None,
+    ):
+        self.bits = bits
+        self.decay = decay
+        self.fixed = fixed
+        self.observing = observing
+        low, high = fixed or (0.0, 0.0)
+        # Plain TensorFlow variables: inside the stateless scope of a hooked layer, where
+        # an activation function runs, what is assigned to a Keras variable is dropped.
+        self.low = tf.Variable(low, trainable=False, dtype=tf.float32, name=f"{name}_low")
+        self.high = tf.Variable(high, trainable=False, dtype=tf.float32, name=f"{name}_high")
+
+    def __call__(self, values: Any) -> Any:
+        if self.fixed is None:
+            tf.cond(self.observing, lambda: self._observe(values), tf.no_op)
+        return fake_quant_activation(values, self.low, self.high, self.bits)
+
+    def _observe(self, values: Any) -> Any:
+        values = tf.stop_gradient(tf.cast(values, tf.float32))
+        # Zero is always inside: padding and ReLU need it to be a point of the grid.
+        for variable, seen in (
+            (self.low, tf.minimum(tf.reduce_min(values), 0.0)),
+            (self.high, tf.maximum(tf.reduce_max(values), 0.0)),
+        ):
+            # The first batch sets the range; an average from zero would clip for long.
+            moved = variable * self.decay + seen * (1.0 - self.decay)
+            variable.assign(tf.where(tf.equal(variable, 0.0), seen, moved))
+        return tf.no_op()
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """Lowest and highest value as they stand."""
+        return float(self.low), float(self.high)
+
+
+def fake_quant_activation(values: Any, low: Any, high: Any, bits: int = 8) -> Any:
+    """`values` rounded to `2 ** bits` steps over [low, high], clipped outside.
+
+    The op is one that the converter knows: in an exported graph it says which scale and
+    zero point a tensor has.
+    """
+    dtype = values.dtype
+    # The op divides by the width: a tensor that is always zero has none.
+    high = tf.maximum(high, low + 1e-6)
+    values = tf.quantization.fake_quant_with_min_max_vars(
+        tf.cast(values, tf.float32), low, high, num_bits=bits
+    )
+    return tf.cast(values, dtype)

@@ -1,0 +1,283 @@
+"""Loads the model and the data of a recipe and holds them against it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from compresskit import catalog, data
+from compresskit.data import Dataset
+from compresskit.errors import CompressKitError, ModelError, Problem, RecipeError, did_you_mean
+from compresskit.metrics import METRICS
+from compresskit.models.load import load_model
+from compresskit.recipe import Recipe
+from compresskit.recipe_source import Locate, render
+from compresskit.resolution import Resolved, resolve
+from compresskit.selection import Selection
+from compresskit.stages import Prune
+
+
+@dataclass(kw_only=True)
+class Prepared:
+    """A recipe's model and data, and what stands against it.
+
+    Attributes:
+        exports: the targets and precisions of the recipe's exports.
+        selections: what each stage would take of the model.
+        steps: optimizer steps in an epoch of each stage.
+        problems: everything that is wrong.
+        error: the kind of the first problem.
+    """
+
+    model: keras.Model | None = None
+    dataset: Dataset | None = None
+    exports: list[Resolved] = field(default_factory=list)
+    selections: list[Selection] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    error: type[CompressKitError] | None = None
+
+    def add(self, error: CompressKitError) -> None:
+        """Takes the problems of an error over."""
+        self.problems += error.problems
+        self.error = self.error or type(error)
+
+
+def prepare(
+    recipe: Recipe,
+    *,
+    model: Any = None,
+    data: Any = None,
+    locate: Locate = render,
+    base: Path | None = None,
+    safe_mode: bool = True,
+) -> Prepared:
+    """Loads what a recipe names, and checks that the recipe fits it. Raises nothing."""
+    exports, wrong = resolve(recipe, locate)
+    prepared = Prepared(exports=exports)
+    _load(prepared, recipe, model, data, locate, base, safe_mode)
+    wrong += _training_problems(recipe, locate)
+    if prepared.dataset is not None:
+        prepared.steps = [
+            math.ceil(len(prepared.dataset.x_train) / batch_size(recipe, stage))
+            for stage in recipe.stages
+        ]
+        wrong += _schedule_problems(recipe, prepared.steps, locate)
+    if prepared.model is not None:
+        for index, stage in enumerate(recipe.stages):
+            method = catalog.methods.get(stage.type)(stage)
+            selection = method.select(prepared.model, locate(("stages", index)))
+            prepared.selections.append(selection)
+            wrong += selection.problems
+    if wrong:
+        prepared.add(RecipeError(wrong))
+    if prepared.model is not None and prepared.dataset is not None:
+        try:
+            _check_fit(prepared.model, prepared.dataset, recipe, locate)
+        except CompressKitError as error:
+            prepared.add(error)
+    return prepared
+
+
+def check(recipe: Recipe, **given: Any) -> Prepared:
+    """`prepare`, with nothing standing against the recipe.
+
+    Raises:
+        RecipeError, ModelError, DataError: with every problem at once.
+    """
+    prepared = prepare(recipe, **given)
+    if prepared.problems:
+        raise (prepared.error or RecipeError)(prepared.problems)
+    return prepared
+
+
+def batch_size(recipe: Recipe, stage: Any) -> int:
+    """The batch size that a stage trains with."""
+    return stage.batch_size or recipe.defaults.batch_size
+
+
+def _load(
+    prepared: Prepared,
+    recipe: Recipe,
+    model: Any,
+    given: Any,
+    locate: Locate,
+    base: Path | None,
+    safe_mode: bool,
+) -> None:
+    try:
+        spec = recipe.data if given is None else given
+        prepared.dataset = data.load(spec, where=locate(("data",)), base=base)
+    except CompressKitError as error:
+        prepared.add(error)
+    try:
+        prepared.model = load_model(
+            recipe.model if model is None else model,
+            where=locate(("model",)),
+            base=base,
+            safe_mode=safe_mode,
+            dataset=prepared.dataset,
+        )
+    except CompressKitError as error:
+        prepared.add(error)
+
+
+def _training_problems(recipe: Recipe, locate: Locate) -> list[Problem]:
+    """Names of optimizers and losses that nobody knows."""
+    problems = []
+    sections: list[tuple[tuple[str | int, ...], Any]] = [(("defaults",), recipe.defaults)]
+    if recipe.baseline is not None:
+        sections.append((("baseline",), recipe.baseline))
+    sections += [(("stages", index), stage) for index, stage in enumerate(recipe.stages)]
+    optimizers = {
+        name.lower()
+        for name, value in vars(keras.optimizers).items()
+        if isinstance(value, type) and _known(keras.optimizers.get, _class(name))
+    }
+    for path, section in sections:
+        name = section.optimizer
+        if name is not None and name.lower() not in optimizers:
+            problems.append(_unknown(locate((*path, "optimizer")), "optimizer", name, optimizers))
+    words = [name for name in dir(keras.losses) if name.islower() and name.strip("_") == name]
+    losses = {"auto", *(name for name in words if "_" in name and _known(keras.losses.get, name))}
+    loss = recipe.defaults.loss
+    if loss not in losses:
+        problems.append(_unknown(locate(("defaults", "loss")), "loss", loss, losses))
+    return problems
+
+
+def _class(name: str) -> dict[str, Any]:
+    return {"class_name": name, "config": {}}
+
+
+def _known(get: Any, identifier: Any) -> bool:
+    """Whether Keras makes something of a name alone; wrappers of optimizers need more."""
+    try:
+        get(identifier)
+    except (ValueError, KeyError, TypeError, NotImplementedError):
+        return False
+    return True
+
+
+def _unknown(where: str, kind: str, name: str, valid: set[str]) -> Problem:
+    return Problem(
+        where=where,
+        found=f"unknown {kind} {name!r}",
+        expected=f"one of: {', '.join(sorted(valid))}",
+        fix=did_you_mean(name, valid),
+    )
+
+
+def _schedule_problems(recipe: Recipe, steps: list[int], locate: Locate) -> list[Problem]:
+    problems = []
+    for index, (stage, per_epoch) in enumerate(zip(recipe.stages, steps, strict=True)):
+        if not isinstance(stage, Prune):
+            continue
+        total = per_epoch * stage.epochs
+        begin, end = (each.steps(per_epoch, stage.epochs) for each in (stage.begin, stage.end))
+        if not begin < end <= total:
+            problems.append(
+                Problem(
+                    where=locate(("stages", index, "end")),
+                    found=f"begin {stage.begin} is step {begin}, end {stage.end} is step {end}, "
+                    f"and the stage has {total} steps",
+                    expected="begin before end, and end within the stage",
+                    fix="change begin or end, or train for more epochs",
+                )
+            )
+    return problems
+
+
+def try_out(
+    model: keras.Model,
+    samples: Any,
+    *,
+    where: str,
+    name: str = "data",
+    error: type[CompressKitError] = ModelError,
+) -> np.ndarray:
+    """The model's answers to its first two samples.
+
+    Args:
+        samples: as the model takes them, samples first; an array or several.
+        name: what the samples are of, for the error.
+
+    Raises:
+        CompressKitError: `error`; the model does not take them.
+    """
+    try:
+        few = keras.tree.map_structure(lambda values: values[:2], samples)
+        return np.asarray(keras.tree.flatten(model(few, training=False))[0])
+    except Exception as cause:
+        shapes = ", ".join(str(np.shape(values)[1:]) for values in keras.tree.flatten(samples))
+        raise error(
+            Problem(
+                where=where,
+                found=f"the model refuses samples of shape {shapes} of {name}: "
+                f"{str(cause).strip().splitlines()[0]}",
+                expected="a model that takes the samples of the data set",
+                fix="name the data that the model was made for",
+            )
+        ) from cause
+
+
+def _check_fit(model: keras.Model, dataset: Dataset, recipe: Recipe, locate: Locate) -> None:
+    """That the model takes the samples, and that loss and metric take its answers.
+
+    Raises:
+        ModelError, RecipeError: they do not.
+    """
+    where = locate(("model",))
+    outputs = try_out(model, dataset.x_train, where=where, name=dataset.name)
+    _check_measures(outputs, dataset.y_train[:2], recipe, locate)
+    integer = np.issubdtype(dataset.y_train.dtype, np.integer)
+    if integer and 1 < outputs.shape[-1] < dataset.class_count:
+        raise ModelError(
+            Problem(
+                where=where,
+                found=f"{outputs.shape[-1]} outputs for the {dataset.class_count} classes of "
+                f"{dataset.name}",
+                expected="an output for each class",
+                fix="name the data that the model was made for under `data:`",
+            )
+        )
+
+
+def _check_measures(
+    outputs: np.ndarray, labels: np.ndarray, recipe: Recipe, locate: Locate
+) -> None:
+    """That the metric and the loss can be computed of a model's answers.
+
+    Raises:
+        RecipeError: they cannot.
+    """
+    metric, loss = recipe.evaluate.metric, recipe.defaults.loss
+    # A single output is compared with labels in a column, as `fit` does.
+    column = labels.reshape(-1, 1) if outputs.shape[1:] == (1,) else labels
+    measures: list[tuple[tuple[str, ...], str, Any]] = [
+        (("evaluate", "metric"), metric, lambda: METRICS[metric](outputs, labels))
+    ]
+    if _known(keras.losses.get, loss):
+        of = keras.losses.get(loss)
+        measures.append((("defaults", "loss"), loss, lambda: of(column, outputs)))
+    problems = []
+    for path, name, measure in measures:
+        try:
+            measure()
+        except Exception as cause:  # noqa: BLE001 - told below, whatever Keras or NumPy raises
+            problems.append(
+                Problem(
+                    where=locate(path),
+                    found=f"{name} of outputs of shape {outputs.shape[1:]} and labels of shape "
+                    f"{labels.shape[1:]}: {str(cause).strip().splitlines()[0]}",
+                    expected="a measure of answers and labels of these shapes",
+                    fix="for classes: loss auto, and the metric accuracy",
+                )
+            )
+    if problems:
+        raise RecipeError(problems)

@@ -1,0 +1,1 @@
+"""What a run measured and promised, as records, JSON and HTML."""

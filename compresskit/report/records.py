@@ -1,0 +1,189 @@
+"""The report: measurements and promises. `docs/report.md` explains every key.
+
+All figures of an artifact are read from its bytes or measured by running it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+REPORT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baseline:
+    """The model before compression.
+
+    Attributes:
+        metrics: on the test set, by name, as fractions.
+        parameters: number of weights, trained or not.
+        tflite_bytes, tflite_gzip_bytes: of the plain float32 export: what every ratio
+            is taken of.
+        latency_ms: median of one inference of that export on one thread.
+    """
+
+    metrics: dict[str, float]
+    parameters: int
+    tflite_bytes: int
+    tflite_gzip_bytes: int
+    latency_ms: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerReport:
+    """One weight after a stage.
+
+    Attributes:
+        sparsity: share of zeros, 0 to 1.
+        distinct: number of distinct values that the layer reads.
+        skipped: why the stage left it as it was, or None.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    sparsity: float
+    distinct: int
+    skipped: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageReport:
+    """One stage of the recipe.
+
+    Attributes:
+        metrics: of the model as trained, on the test set.
+        sparsity: share of zeros over all weights that the stage touched.
+        history: training and validation metrics by name, a value an epoch.
+        rolled_back: whether its gate undid it.
+    """
+
+    name: str
+    type: str
+    metrics: dict[str, float]
+    sparsity: float
+    seconds: float
+    layers: tuple[LayerReport, ...]
+    history: dict[str, list[float]]
+    rolled_back: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """A file against the Keras model that it was made of, on the same samples.
+
+    Attributes:
+        samples: how many were compared.
+        agreement: share with the same answer (the same largest output).
+        max_abs_error, mean_abs_error: over all outputs, in their unit.
+    """
+
+    samples: int
+    agreement: float
+    max_abs_error: float
+    mean_abs_error: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorReport:
+    """A constant of the file that a kernel multiplies by, as stored."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    sparsity: float
+    distinct: int
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class FindingReport:
+    """An op that the target does not run, or runs with a warning, and why."""
+
+    index: int
+    op: str
+    reason: str
+    confirmed: bool
+    warning: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArtifactReport:
+    """One exported file.
+
+    Attributes:
+        bytes, gzip_bytes: size of the file, and what gzip -9 makes of it.
+        weight_bytes: of its weight tensors.
+        metrics: of the file, run by LiteRT on the test set.
+        ops: how often each op occurs.
+        float_ops: how many of them read or write floats.
+        requantize_ops: number of QUANTIZE and DEQUANTIZE ops.
+        claim: what the target says of the file, or an empty string.
+        findings: what of it the target does not run.
+        sparsity: share of zeros over all weight tensors.
+    """
+
+    target: str
+    precision: str
+    path: str
+    bytes: int
+    gzip_bytes: int
+    weight_bytes: int
+    metrics: dict[str, float]
+    parity: Parity
+    ops: dict[str, int]
+    float_ops: int
+    requantize_ops: int
+    latency_ms: float
+    sparsity: float
+    tensors: tuple[TensorReport, ...]
+    claim: str
+    findings: tuple[FindingReport, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promise:
+    """Something that the recipe asked for, and whether it came true.
+
+    Attributes:
+        what: in words, with the stage or the file that it is about.
+        stage: name of the stage that is answerable, or of the export.
+        expected, measured: numbers or words.
+    """
+
+    what: str
+    stage: str
+    expected: float | str
+    measured: float | str
+    kept: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Everything that a run has to say."""
+
+    recipe: str
+    seed: int
+    model: str
+    data: str
+    metric: str
+    versions: dict[str, str]
+    baseline: Baseline
+    stages: tuple[StageReport, ...]
+    artifacts: tuple[ArtifactReport, ...]
+    promises: tuple[Promise, ...]
+    seconds: float
+
+    @property
+    def broken(self) -> tuple[Promise, ...]:
+        """Promises that were not kept."""
+        return tuple(promise for promise in self.promises if not promise.kept)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data with the keys of `report.json`."""
+        return {"version": REPORT_VERSION, **asdict(self)}
+
+    def to_json(self) -> str:
+        """The text of `report.json`."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"

@@ -1,0 +1,94 @@
+"""The state of a run, and the baseline that everything in it is measured against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+import keras
+import numpy as np
+
+from compresskit import metrics
+from compresskit.artifacts import Kept
+from compresskit.data import Dataset
+from compresskit.method import Attached
+from compresskit.progress import Bars
+from compresskit.ranges import Range
+from compresskit.recipe import Recipe
+from compresskit.report.records import ArtifactReport, Baseline, Promise, StageReport
+from compresskit.resolution import Resolved
+from compresskit.stages import Stage
+from compresskit.target import Precision
+from compresskit.tflite.audit import audit
+from compresskit.tflite.convert import convert
+from compresskit.tflite.lower import predictions
+from compresskit.tflite.runtime import Runner
+from compresskit.training import fit, loss_for
+
+_FLOAT32 = Precision(weights="float32", activations="float32", io="float32")
+
+
+@final
+@dataclass(kw_only=True)
+class Run:
+    """The state of one run; the only thing here that changes."""
+
+    recipe: Recipe
+    model: keras.Model
+    dataset: Dataset
+    exports: list[Resolved]
+    seed: int
+    bars: Bars
+    folder: Path | None
+    loss: Any = None
+    baseline: Baseline | None = None
+    attached: list[tuple[Stage, Attached]] = field(default_factory=list)
+    stages: list[StageReport] = field(default_factory=list)
+    files: list[ArtifactReport] = field(default_factory=list)
+    promises: list[Promise] = field(default_factory=list)
+    kept: list[Kept] = field(default_factory=list)
+    ranges: tuple[Range, ...] = ()
+
+    @property
+    def metric(self) -> str:
+        return self.recipe.evaluate.metric
+
+    def measure(self, outputs: np.ndarray) -> dict[str, float]:
+        """The recipe's metric of answers to the test set."""
+        return {self.metric: metrics.METRICS[self.metric](outputs, self.dataset.y_test)}
+
+    def drop(self, measured: dict[str, float]) -> float:
+        """How much of the metric is lost against the baseline; below zero is a gain."""
+        assert self.baseline is not None
+        loss = self.baseline.metrics[self.metric] - measured[self.metric]
+        return loss if self.recipe.evaluate.mode == "max" else -loss
+
+
+def measure_baseline(run: Run) -> None:
+    """Trains the model if the recipe says so, and measures it and its float32 export."""
+    settings = run.recipe.baseline
+    run.loss = loss_for(run.recipe.defaults.loss, run.model, run.dataset)
+    if settings is not None:
+        fit(
+            run.model,
+            run.dataset,
+            optimizer=settings.optimizer,
+            learning_rate=settings.learning_rate,
+            batch_size=settings.batch_size,
+            epochs=settings.epochs,
+            loss=run.loss,
+            seed=run.seed,
+            bars=run.bars,
+            where="baseline",
+        )
+    with run.bars.task("converting the float32 baseline", None):
+        content = convert(run.model, _FLOAT32, sample=run.dataset.x_test[:1])
+    size = audit(content)
+    run.baseline = Baseline(
+        metrics=run.measure(predictions(run.model, run.dataset.x_test)),
+        parameters=run.model.count_params(),
+        tflite_bytes=size.size,
+        tflite_gzip_bytes=size.gzip_size,
+        latency_ms=Runner(content).latency_ms(run.dataset.x_test),
+    )

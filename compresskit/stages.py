@@ -1,0 +1,211 @@
+"""The stages of a recipe: a record of settings for each method."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+)
+
+from compresskit import catalog
+from compresskit.duration import Duration
+from compresskit.granularity import GRANULARITIES, NM, Block, Unstructured, parse_granularity
+from compresskit.recipe_fields import Count, Drop, Positive, Record, Slug, Text, Texts, known, wrong
+
+
+def _shorthand(value: Any) -> Any:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return {"final": value, "schedule": "constant"}
+    return value
+
+
+def _time(text: str, description: str) -> Any:
+    # Pydantic writes the default of a dataclass into the schema as a mapping of its fields.
+    extra: dict[str, Any] = {"default": text}
+    return Field(default=Duration(text), description=description, json_schema_extra=extra)
+
+
+class Gate(Record):
+    """How much quality a stage may cost."""
+
+    max_drop: Drop = Field(
+        description="Largest loss of the metric against the baseline.", examples=[0.01]
+    )
+    on_fail: Literal["stop", "rollback"] = Field(
+        default="stop", description="End the run, or go on with the model from before the stage."
+    )
+
+
+class StageBase(Record):
+    """What every stage has. A stage is a record of one `type`, the settings of one method."""
+
+    model_config = ConfigDict(
+        json_schema_extra=lambda schema: schema.setdefault("required", []).insert(0, "type")
+    )
+
+    type: str
+    name: Slug = Field(
+        default_factory=lambda data: data["type"],
+        description="Unique in the recipe. Default: the type, numbered from the second on.",
+        examples=["sparsify"],
+    )
+    targets: Texts = Field(
+        default=(),
+        description="Patterns of what to compress; empty: all that can be.",
+        examples=[["type:Dense", "re:conv.*"]],
+    )
+    ignore: Texts = Field(
+        default=(), description="Patterns of what to leave alone.", examples=[["logits"]]
+    )
+    epochs: Count = Field(default=1, description="Passes over the training data.")
+    optimizer: Text | None = Field(
+        default=None, description="Instead of the defaults'.", examples=["adam"]
+    )
+    learning_rate: Positive | None = Field(
+        default=None, description="Instead of the defaults'.", examples=[1e-4]
+    )
+    batch_size: Count | None = Field(
+        default=None, description="Instead of the defaults'.", examples=[128]
+    )
+    gate: Gate | None = Field(
+        default=None, description="How much quality it may cost.", examples=[{"max_drop": 0.01}]
+    )
+
+
+class Sparsity(Record):
+    """The share of weights that are zero, over the time of the stage."""
+
+    initial: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0, description="At `begin`; not used by a constant schedule."
+    )
+    final: Annotated[float, Field(ge=0, lt=1)] = Field(description="From `end` on.", examples=[0.8])
+    schedule: Literal["constant", "polynomial"] = Field(
+        default="polynomial", description="All at once, or ever slower towards the end."
+    )
+    power: Positive = Field(default=3.0, description="Exponent of the polynomial.")
+
+    @field_validator("final")
+    @classmethod
+    def _check_final(cls, final: float, info: ValidationInfo) -> float:
+        initial = info.data.get("initial", 0.0)
+        if initial > final:
+            found = f"initial {initial}, final {final}"
+            fix = "exchange the two, or leave `initial` out"
+            raise wrong("initial not above final", fix, found=found, others=[("initial",)])
+        return final
+
+
+class Prune(StageBase):
+    """Sets the least important weights to zero and keeps them there."""
+
+    type: Literal["prune"] = "prune"
+    method: Annotated[Text, AfterValidator(known(catalog.criteria))] = Field(
+        default="magnitude", description="The criterion: what makes a weight important."
+    )
+    granularity: str = Field(
+        default="unstructured",
+        description="What is zeroed as one: unstructured, N:M (at most N nonzero weights of every "
+        "M), or block(RxC).",
+        examples=["unstructured", "2:4", "block(1x16)"],
+    )
+    sparsity: Annotated[
+        Sparsity | None,
+        BeforeValidator(
+            _shorthand,
+            json_schema_input_type=Annotated[float, Field(ge=0, lt=1)] | Sparsity | None,
+        ),
+    ] = Field(
+        default=None,
+        description="A number alone is a constant schedule. Not with N:M, which says it itself.",
+        examples=[0.8],
+    )
+    scope: Literal["global", "layer"] = Field(
+        default="layer", description="Rank weights within their layer, or all together."
+    )
+    begin: Duration = _time("0ep", "First update of the masks.")
+    end: Duration = _time("75%", "End of the updates, exclusive.")
+    frequency: Duration = _time("100st", "Time between updates.")
+
+    @property
+    def mask_shape(self) -> Unstructured | NM | Block:
+        """The record that `granularity` stands for."""
+        return parse_granularity(self.granularity)
+
+    @field_validator("granularity")
+    @classmethod
+    def _check_granularity(cls, text: str) -> str:
+        try:
+            parse_granularity(text)
+        except ValueError:
+            fix = "for example `2:4`, `block(1x16)` or `unstructured`"
+            raise wrong(GRANULARITIES, fix) from None
+        return text
+
+    @field_validator("sparsity", mode="wrap")
+    @classmethod
+    def _check_sparsity(cls, value: Any, handler: Any, info: ValidationInfo) -> Sparsity | None:
+        text = info.data.get("granularity")
+        if text is None:
+            return handler(value)
+        if isinstance(parse_granularity(text), NM):
+            if value is None:
+                return None
+            n, m = text.split(":")
+            expected = f"no `sparsity` with {text}: at most {n} of every {m} weights are kept"
+            raise wrong(expected, "remove `sparsity`", others=[("granularity",)])
+        if value is None:
+            expected = "a number from 0 to 1 (1 excluded), or a mapping with `final`"
+            fix = "add `sparsity: 0.8`"
+            raise wrong(
+                expected, fix, found="no `sparsity`", missing=True, others=[("granularity",)]
+            )
+        return handler(value)
+
+    @field_validator("scope")
+    @classmethod
+    def _check_scope(cls, scope: str, info: ValidationInfo) -> str:
+        text = info.data.get("granularity", "unstructured")
+        if scope == "global" and isinstance(parse_granularity(text), NM):
+            fix = "write `scope: layer`"
+            raise wrong(f"layer: {text} ranks within M weights", fix, others=[("granularity",)])
+        return scope
+
+    @field_validator("end")
+    @classmethod
+    def _check_end(cls, end: Duration, info: ValidationInfo) -> Duration:
+        begin = info.data.get("begin", Duration("0ep"))
+        if not end.amount or (begin.unit == end.unit and begin.amount >= end.amount):
+            found, fix = f"begin {begin}, end {end}", "begin earlier or end later"
+            raise wrong("an end after the begin", fix, found=found, others=[("begin",)])
+        return end
+
+    @field_validator("frequency")
+    @classmethod
+    def _check_frequency(cls, frequency: Duration) -> Duration:
+        if not frequency.amount:
+            raise wrong("a time greater than zero", "for example `frequency: 100st`")
+        return frequency
+
+
+class QAT(StageBase):
+    """Trains through the rounding of the integer kernels."""
+
+    type: Literal["qat"] = "qat"
+    weight_bits: Annotated[int, Field(ge=2, le=8)] = Field(
+        default=8, description="Bits of a weight."
+    )
+    activation_bits: Annotated[int, Field(ge=4, le=8)] = Field(
+        default=8, description="Bits of an activation."
+    )
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.99, description="How slowly the ranges of activations follow the data."
+    )
+
+
+Stage = Annotated[Prune | QAT, Field(discriminator="type", examples=[{"type": "qat"}])]

@@ -1,0 +1,85 @@
+"""A starter recipe for a model, commented, that runs as it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jinja2
+
+from compresskit import catalog
+
+# Data sets by the shape of a sample: what a model with that input was likely made for.
+_BY_SHAPE = {(8, 8, 1): "digits", (8, 8): "digits", (28, 28, 1): "fashion-mnist"}
+
+_TEMPLATE = """\
+# A starter recipe for {{ model }}. Check it:  compresskit plan {{ file }}
+# Run it:                {{ pad }}              compresskit apply {{ file }}
+version: 1
+name: {{ name }}
+
+# A registered model (compresskit list models), a .keras file, or {builder: my_pkg.mod:function}.
+model: {{ model }}
+
+{% if data -%}
+# Taken by the shape of the model's input, {{ shape }}; change it if that is wrong. Also
+# {npz: file.npz} with x_train, y_train, x_test, y_test, {directory: pictures},
+# or {builder: my_pkg.mod:function}.
+data: {{ data }}
+{%- else -%}
+# No data set is known for inputs of shape {{ shape }}: write x_train, y_train, x_test and y_test
+# to a file with numpy.savez, or use {directory: pictures} or {builder: my_pkg.mod:function}.
+data: {npz: data.npz}
+{%- endif %}
+
+evaluate: {metric: accuracy, mode: max}
+{% if untrained %}
+# The model has no weights yet, so it is trained first.
+baseline: {epochs: 5, learning_rate: 1.0e-3}
+{% endif %}
+# How stages train that do not say otherwise.
+defaults: {optimizer: adam, learning_rate: 5.0e-4, batch_size: 128}
+
+stages:
+  # Four of five weights become zero, slowly, while the others learn to do without them.
+  - name: sparsify
+    type: prune
+    sparsity: {initial: 0.3, final: 0.8, schedule: polynomial}
+    granularity: unstructured     # or 2:4, block(1x16)
+    scope: layer                  # or global: rank all weights together
+    begin: 0ep
+    end: 75%
+    epochs: 3
+  # The model learns behind the rounding of the integer kernels; the zeros stay.
+  - name: quantize
+    type: qat
+    weight_bits: 8
+    epochs: 2
+
+# What is written in the end, and what is promised of it (exit status 1 if it is not kept).
+export:
+  - {target: edge-cpu, precision: int8, parity: {min_agreement: 0.98}, gate: {max_drop: 0.02}}
+  - {target: edge-cpu, precision: dynamic}
+"""
+
+
+def starter(model: Any, spec: str, *, file: str) -> str:
+    """The text of a recipe.
+
+    Args:
+        model: the loaded model.
+        spec: what the user called it: a registered name or a path.
+        file: what the recipe will be called, for its comments.
+    """
+    shape = tuple(model.inputs[0].shape[1:]) if getattr(model, "inputs", None) else ()
+    stem = spec.rsplit("/", 1)[-1].removesuffix(".keras")
+    name = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in stem)
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    return environment.from_string(_TEMPLATE).render(
+        model=spec,
+        file=file,
+        pad=" " * max(0, len(spec) - 16),
+        name=name.lstrip("._-") or "model",
+        shape=" x ".join(map(str, shape)) or "unknown",
+        data=_BY_SHAPE.get(shape),
+        untrained=spec in catalog.models,
+    )

@@ -1,0 +1,137 @@
+"""What the commands print for people, as tables on standard output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from compresskit.inspection import FileReport
+from compresskit.planning import Plan
+from compresskit.report.records import Report
+
+_WIDTH_IN_A_PIPE = 140
+
+
+def _console(*, stderr: bool = False) -> Console:
+    console = Console(stderr=stderr, highlight=False)
+    # In a pipe there is no window to fit: cut-off names would be of no use there.
+    return (
+        console
+        if console.is_terminal
+        else Console(stderr=stderr, highlight=False, width=_WIDTH_IN_A_PIPE)
+    )
+
+
+def _table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> Table:
+    table = Table(title=escape(title), title_justify="left")
+    for column in columns:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*(escape(str(cell)) for cell in row))
+    return table
+
+
+def names(rows: Iterable[Mapping[str, str]]) -> None:
+    """The entries of a registry."""
+    cells = [(row["kind"], row["name"], row["summary"]) for row in rows]
+    _console().print(_table("", ("kind", "name", "what it is"), cells))
+
+
+def pairs(title: str, figures: Mapping[str, Any]) -> None:
+    """Names and figures."""
+    rows = [(key, f"{v:.4f}" if isinstance(v, float) else v) for key, v in figures.items()]
+    _console().print(_table(title, ("figure", "value"), rows))
+
+
+def file(report: FileReport) -> None:
+    """What a file holds."""
+    console = _console()
+    gzip = "" if report.gzip_bytes is None else f", {report.gzip_bytes:,} as gzip"
+    ends = [(end.name, end.dtype, end.shape, "input") for end in report.inputs]
+    ends += [(end.name, end.dtype, end.shape, "output") for end in report.outputs]
+    console.print(
+        f"{escape(report.name)}: {report.bytes:,} bytes{gzip}; {report.parameters:,} parameters; "
+        f"{report.sparsity:.1%} of the weights are zero; {report.float_ops} ops in float"
+    )
+    console.print(_table("inputs and outputs", ("name", "type", "shape", ""), ends))
+    weights = [
+        (w.name, w.dtype, w.shape, f"{w.sparsity:.1%}", w.distinct, f"{w.bytes:,}")
+        for w in report.weights
+    ]
+    columns = ("weight", "type", "shape", "zeros", "distinct", "bytes")
+    console.print(_table("weights", columns, weights))
+    console.print(_table("ops", ("op", "count"), report.ops.items()))
+
+
+def plan(made: Plan) -> None:
+    """What a recipe would do."""
+    console = _console()
+    console.print(f"{escape(made.recipe)}: {escape(made.model)} on {escape(made.data)}")
+    if not made.imported:
+        console.print("model and data were not loaded: weights are not listed")
+    for stage in made.stages:
+        length = f"{stage.epochs} epochs" + (f", {stage.steps:,} steps" if stage.steps else "")
+        weights = [(path, "taken") for path in stage.touched]
+        weights += [(path, f"left: {reason}") for path, reason in stage.skipped.items()]
+        console.print(_table(f"{stage.name} ({stage.type}, {length})", ("weight", ""), weights))
+        for target, worth in stage.worth.items():
+            console.print(f"  worth on {target}: {escape(worth)}")
+    rows = [(e.target, e.precision, e.file, "; ".join(e.notes)) for e in made.exports]
+    console.print(_table("exports", ("target", "precision", "file", "notes"), rows))
+
+
+def summary(report: Report, folder: Path) -> None:
+    """Before and after, and where the files are."""
+    console = _console()
+    base = report.baseline
+    rows = [
+        (
+            "float32 baseline",
+            f"{base.metrics[report.metric]:.4f}",
+            "",
+            f"{base.tflite_bytes:,}",
+            f"{base.tflite_gzip_bytes:,}",
+            "",
+            "",
+            f"{base.latency_ms:.3f}",
+        )
+    ]
+    rows += [
+        (
+            made.path,
+            f"{made.metrics[report.metric]:.4f}",
+            f"{made.sparsity:.1%}",
+            f"{made.bytes:,}",
+            f"{made.gzip_bytes:,}",
+            f"{base.tflite_bytes / made.gzip_bytes:.1f}x",
+            f"{made.parity.agreement:.4f}",
+            f"{made.latency_ms:.3f}",
+        )
+        for made in report.artifacts
+    ]
+    columns = (
+        "file",
+        report.metric,
+        "zeros",
+        "bytes",
+        "gzip",
+        "float32 / gzip",
+        "agreement",
+        "ms",
+    )
+    console.print(_table(f"{report.recipe} (seed {report.seed})", columns, rows))
+    kept = len(report.promises) - len(report.broken)
+    console.print(f"{kept} of {len(report.promises)} promises kept; see {folder / 'report.html'}")
+
+
+def broken(report: Report) -> None:
+    """Promises that were not kept, on standard error."""
+    console = _console(stderr=True)
+    rows = [(p.stage, p.what, p.expected, p.measured) for p in report.broken]
+    columns = ("answerable", "promise", "expected", "measured")
+    console.print(_table("broken promises", columns, rows))

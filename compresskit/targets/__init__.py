@@ -1,0 +1,1 @@
+"""The devices that files are made for, one record a module."""

@@ -1,0 +1,23 @@
+"""LiteRT with XNNPACK on the CPU of a phone or single-board computer."""
+
+from __future__ import annotations
+
+from compresskit.target import Precision, Target
+
+TARGET = Target(
+    name="edge-cpu",
+    summary="LiteRT on phones and single-board computers",
+    precisions={
+        "float32": Precision(weights="float32", activations="float32", io="float32"),
+        "float16": Precision(weights="float16", activations="float32", io="float32"),
+        "dynamic": Precision(weights="int8", activations="float32", io="float32"),
+        "int8": Precision(weights="int8", activations="int8", io="int8"),
+    },
+    default="int8",
+    worth={
+        "prune": "a smaller download; the same file size, memory and speed",
+        "prune:n:m": "a smaller download; LiteRT has no kernel for N:M on CPUs",
+        "prune:block": "a smaller download; the same file size, memory and speed",
+        "qat": "a quarter of the size; accuracy that post-training rounding would lose",
+    },
+)

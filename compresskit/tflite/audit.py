@@ -1,0 +1,271 @@
+"""What a .tflite file holds, read from its bytes.
+
+Loads neither TensorFlow nor an interpreter.
+"""
+
+from __future__ import annotations
+
+import gzip
+import struct
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, final
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from compresskit.errors import ConversionError, ModelError, Problem
+
+_TYPES = {number: name for name, number in vars(schema.TensorType).items() if name.isupper()}
+_OPS = {number: name for name, number in vars(schema.BuiltinOperator).items() if name.isupper()}
+_ARRAYS = {
+    "FLOAT32": np.float32,
+    "FLOAT16": np.float16,
+    "INT8": np.int8,
+    "UINT8": np.uint8,
+    "INT16": np.int16,
+    "INT32": np.int32,
+    "INT64": np.int64,
+    "BOOL": np.bool_,
+}
+# Ops with a weight at input 1 and a bias at input 2, and the axis of the output channels.
+_WEIGHTED = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0}
+# What the generated reader raises on bytes that lead it astray.
+_DAMAGE = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+)
+_TRANSPOSED = "TRANSPOSE_CONV"  # weight at input 1, data at input 2, bias at input 3
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Tensor:
+    """A tensor of the file.
+
+    Attributes:
+        values: its constant content in the file's own type, or None if it is computed.
+        scales, zero_points: of its quantization; empty if it has none.
+        axis: the axis along which several scales run.
+    """
+
+    index: int
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    values: np.ndarray | None
+    scales: np.ndarray
+    zero_points: np.ndarray
+    axis: int
+
+    @property
+    def constant(self) -> np.ndarray:
+        """The content of a constant.
+
+        Raises:
+            ValueError: the tensor is computed.
+        """
+        if self.values is None:
+            raise ValueError(f"tensor {self.name!r} is computed, not constant")
+        return self.values
+
+    @property
+    def sparsity(self) -> float:
+        """Share of a constant's values that are zero: that stand for zero if quantized."""
+        if self.zero_points.size > 1:
+            shape = [1] * self.constant.ndim
+            shape[self.axis] = -1
+            return float(np.mean(self.constant == self.zero_points.reshape(shape)))
+        zero = self.zero_points[0] if self.zero_points.size else 0
+        return float(np.mean(self.constant == zero))
+
+    @property
+    def distinct(self) -> int:
+        """Number of distinct values of a constant, as they are stored."""
+        return int(np.unique(self.constant).size)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Op:
+    """An op of the file, with the indices of its tensors (-1 for one left out)."""
+
+    index: int
+    name: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    version: int
+    options: Any
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Audit:
+    """Everything that is in a file, in its order."""
+
+    size: int
+    gzip_size: int
+    tensors: tuple[Tensor, ...]
+    ops: tuple[Op, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """How often each op occurs."""
+        return dict(sorted(Counter(op.name for op in self.ops).items()))
+
+    @cached_property
+    def weights(self) -> tuple[Tensor, ...]:
+        """The constants that the weighted ops multiply by, each once, in graph order."""
+        found: dict[int, Tensor] = {}
+        for op in self.ops:
+            if op.name in _WEIGHTED or op.name == _TRANSPOSED:
+                tensor = self._constant_behind(op.inputs[1])
+                if tensor is not None:
+                    found.setdefault(tensor.index, tensor)
+        return tuple(found.values())
+
+    def _constant_behind(self, index: int) -> Tensor | None:
+        """The constant itself, or the one that a DEQUANTIZE widens (float16 weights)."""
+        tensor = self.tensors[index]
+        if tensor.values is not None:
+            return tensor
+        for op in self.ops:
+            if op.name == "DEQUANTIZE" and index in op.outputs:
+                return self._constant_behind(op.inputs[0])
+        return None
+
+    def matrix(self, tensor: Tensor) -> np.ndarray:
+        """A weight's values as output channels by inputs, the order of `Weight.matrix`."""
+        for op in self.ops:
+            if _WEIGHTED.get(op.name) == 3 and self._constant_behind(op.inputs[1]) is tensor:
+                return np.moveaxis(tensor.constant, 3, 0).reshape(tensor.shape[3], -1)
+        return tensor.constant.reshape(tensor.shape[0], -1)
+
+    def computed_in_float(self) -> list[Op]:
+        """Ops that read or write a float tensor."""
+        return [
+            op
+            for op in self.ops
+            if any(
+                index >= 0 and self.tensors[index].dtype.startswith("FLOAT")
+                for index in (*op.inputs, *op.outputs)
+            )
+        ]
+
+    def requantized(self) -> list[Op]:
+        """QUANTIZE and DEQUANTIZE ops: changes of scale or type inside the graph."""
+        return [op for op in self.ops if op.name in ("QUANTIZE", "DEQUANTIZE")]
+
+    def check_bias_scales(self, where: str) -> None:
+        """Asserts that each integer bias has the scale input times weight.
+
+        A file that breaks this loads, runs, and answers wrongly.
+
+        Raises:
+            ConversionError: naming the op.
+        """
+        for op in self.ops:
+            if op.name in _WEIGHTED and len(op.inputs) > 2:
+                data, weight, bias = op.inputs[:3]
+            elif op.name == _TRANSPOSED and len(op.inputs) > 3:
+                weight, data, bias = op.inputs[1:4]
+            else:
+                continue
+            if bias < 0 or self.tensors[data].dtype not in ("INT8", "INT16"):
+                continue
+            expected = self.tensors[data].scales * self.tensors[weight].scales
+            if not np.allclose(self.tensors[bias].scales, expected, rtol=1e-5):
+                raise ConversionError(
+                    Problem(
+                        where=f"{where} op {op.index} {op.name}",
+                        found="a bias whose scale is not the input's scale times the weight's",
+                        expected="scales that agree, or the op computes something else",
+                        fix="please report the model: this file must not be used",
+                    )
+                )
+
+
+def audit(content: bytes, where: str = "model.tflite") -> Audit:
+    """Reads a .tflite file.
+
+    Raises:
+        ModelError: it is not one.
+    """
+    if content[4:8] != b"TFL3":
+        raise ModelError(
+            Problem(
+                where=where,
+                found=f"{len(content)} bytes that do not start as a TFLite file does",
+                expected="a .tflite file",
+                fix="give the path of a file that `compresskit apply` or `export` wrote",
+            )
+        )
+    try:
+        model = schema.ModelT.InitFromPackedBuf(content, 0)
+        graph = model.subgraphs[0]
+        tensors = tuple(_tensor(index, raw, model) for index, raw in enumerate(graph.tensors))
+        ops = tuple(_op(index, raw, model) for index, raw in enumerate(graph.operators))
+        inputs, outputs = (tuple(int(i) for i in ends) for ends in (graph.inputs, graph.outputs))
+    except _DAMAGE as error:
+        raise ModelError(
+            Problem(
+                where=where,
+                found=f"a damaged TFLite file ({type(error).__name__}: {error})",
+                expected="a whole .tflite file",
+                fix="export it again",
+            )
+        ) from error
+    return Audit(
+        size=len(content),
+        gzip_size=len(gzip.compress(content, compresslevel=9, mtime=0)),
+        tensors=tensors,
+        ops=ops,
+        inputs=inputs,
+        outputs=outputs,
+    )
+
+
+def _tensor(index: int, raw: Any, model: Any) -> Tensor:
+    dtype = _TYPES[raw.type]
+    # A dynamic dimension is -1 in the signature and 1 in the shape.
+    sizes = raw.shapeSignature if raw.shapeSignature is not None else raw.shape
+    shape = tuple(int(size) for size in (sizes if sizes is not None else ()))
+    data = model.buffers[raw.buffer].data
+    values: np.ndarray | None = None
+    if data is not None and len(data) and dtype in _ARRAYS:
+        values = np.asarray(data, dtype=np.uint8).view(_ARRAYS[dtype]).reshape(shape)
+    quantization = raw.quantization
+    scales = quantization.scale if quantization is not None else None
+    zeros = quantization.zeroPoint if quantization is not None else None
+    return Tensor(
+        index=index,
+        name=raw.name.decode(errors="replace") if raw.name else f"tensor_{index}",
+        dtype=dtype,
+        shape=shape,
+        values=values,
+        scales=np.asarray(scales if scales is not None else [], dtype=np.float32),
+        zero_points=np.asarray(zeros if zeros is not None else [], dtype=np.int64),
+        axis=int(quantization.quantizedDimension) if quantization is not None else 0,
+    )
+
+
+def _op(index: int, raw: Any, model: Any) -> Op:
+    code = model.operatorCodes[raw.opcodeIndex]
+    number = max(code.builtinCode, code.deprecatedBuiltinCode)
+    custom = code.customCode.decode(errors="replace") if code.customCode else ""
+    return Op(
+        index=index,
+        name=custom or _OPS.get(number, f"BUILTIN_{number}"),
+        inputs=tuple(int(i) for i in (raw.inputs if raw.inputs is not None else ())),
+        outputs=tuple(int(i) for i in (raw.outputs if raw.outputs is not None else ())),
+        version=code.version,
+        options=raw.builtinOptions,
+    )

@@ -1,0 +1,85 @@
+"""Rebuilds a model for deployment: batch 1, static shapes, every value a constant.
+
+The model's own call is traced with each of its variables read as a constant. What comes
+out has no variables at all, so nothing can be left in the file as a resource, and
+dropout, being idle at inference, is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from compresskit.parametrize import reading
+from compresskit.ranges import Range, applied
+
+
+def frozen(model: keras.Model, sample: Any, ranges: Sequence[Range] = ()) -> Any:
+    """The concrete function of the model at inference.
+
+    Args:
+        sample: a batch of inputs as the model takes them; its shapes but the first
+            dimension become the static shapes.
+        ranges: activation ranges that are put into the graph as fake-quant ops.
+    """
+    flat = [np.asarray(value) for value in keras.tree.flatten(sample)]
+    names = _input_names(model, len(flat))
+    specs = [
+        tf.TensorSpec((1, *value.shape[1:]), _input_dtype(value), name=name)
+        for value, name in zip(flat, names, strict=True)
+    ]
+    constants = [(variable, variable.numpy()) for variable in model.variables]
+
+    def call(*inputs: Any) -> Any:
+        mapping = [(variable, tf.constant(value)) for variable, value in constants]
+        with reading(mapping, ()):
+            outputs = model(keras.tree.pack_sequence_as(sample, list(inputs)), training=False)
+        flat_outputs = keras.tree.flatten(outputs)
+        return {f"output_{index}": value for index, value in enumerate(flat_outputs)}
+
+    with applied(model, ranges):
+        return tf.function(call, autograph=False).get_concrete_function(*specs)
+
+
+def lower(model: keras.Model, sample: Any, folder: Path, ranges: Sequence[Range] = ()) -> None:
+    """Writes the frozen model as a SavedModel with the signature `serving_default`."""
+    function = frozen(model, sample, ranges)
+    module = tf.Module()
+    module.function = function
+    tf.saved_model.save(module, str(folder), signatures={"serving_default": function})
+
+
+def predictions(
+    model: keras.Model, inputs: np.ndarray, ranges: Sequence[Range] = (), batch_size: int = 256
+) -> np.ndarray:
+    """What the model answers at inference, with its activations rounded over `ranges`.
+
+    This is the fake-quantized Keras model that a file is compared with.
+    """
+
+    def call(batch: Any) -> Any:
+        return model(batch, training=False)
+
+    spec = tf.TensorSpec((None, *inputs.shape[1:]), inputs.dtype)
+    with applied(model, ranges):
+        function = tf.function(call, autograph=False).get_concrete_function(spec)
+        starts = range(0, len(inputs), batch_size)
+        parts = [function(tf.constant(inputs[start : start + batch_size])) for start in starts]
+    return np.concatenate([np.asarray(keras.tree.flatten(part)[0]) for part in parts])
+
+
+def _input_names(model: keras.Model, count: int) -> list[str]:
+    try:
+        names = [tensor.name.split(":")[0].replace("/", "_") for tensor in model.inputs]
+    except (AttributeError, ValueError):  # a subclassed model has no symbolic inputs
+        names = []
+    return names if len(names) == count else [f"input_{index}" for index in range(count)]
+
+
+def _input_dtype(value: np.ndarray) -> Any:
+    return tf.int32 if np.issubdtype(value.dtype, np.integer) else tf.float32

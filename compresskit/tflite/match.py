@@ -1,0 +1,42 @@
+"""Finds a Keras weight in a file: which constant of the file is it?
+
+Names do not survive conversion, and BatchNormalization scales every output channel when
+it is folded in. What does survive is the shape of the matrix and, in each of its rows,
+the proportions of the values; so that is what is compared.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from compresskit.tflite.audit import Audit, Tensor
+
+# Mean difference, relative to each row's largest value, that two roundings may make.
+TOLERANCE = 0.05
+
+
+def find(matrix: np.ndarray, audit: Audit) -> tuple[Tensor, np.ndarray] | None:
+    """The weight tensor of the file that holds a Keras weight.
+
+    Args:
+        matrix: the Keras weight as output channels by inputs (`Weight.matrix`).
+
+    Returns:
+        The tensor and its values as a matrix of the same shape, or None.
+    """
+    wanted = _proportions(matrix)
+    best: tuple[float, Tensor, np.ndarray] | None = None
+    for tensor in audit.weights:
+        stored = audit.matrix(tensor)
+        if stored.shape != matrix.shape:
+            continue
+        distance = float(np.mean(np.abs(_proportions(stored.astype(np.float32)) - wanted)))
+        if distance < TOLERANCE and (best is None or distance < best[0]):
+            best = (distance, tensor, stored)
+    return None if best is None else best[1:]
+
+
+def _proportions(matrix: np.ndarray) -> np.ndarray:
+    """Absolute values relative to the largest of each row."""
+    largest = np.abs(matrix).max(axis=1, keepdims=True)
+    return np.abs(matrix) / np.where(largest > 0, largest, 1.0)

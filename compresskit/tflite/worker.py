@@ -1,0 +1,74 @@
+"""The process that converts. It may die: the converter aborts on some graphs.
+
+Reads one JSON request a line on standard input and answers one JSON line on standard
+output. Everything that TensorFlow prints goes to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def convert(request: dict[str, Any]) -> None:
+    """Converts a SavedModel to a .tflite file.
+
+    The request has `saved_model`, `out`, `weights`, `activations`, `io`,
+    `per_channel_dense` and, for integer activations, `calibration`, a .npz file with one
+    array of samples for each input.
+    """
+    import numpy as np
+    import tensorflow as tf
+
+    converter = tf.lite.TFLiteConverter.from_saved_model(request["saved_model"])
+    # Builtins only: an op of TensorFlow itself does not exist on an edge device.
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    if request["weights"] != "float32":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if request["weights"] == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if request["activations"] == "int8":
+        # Ranges that training learned stay as they are; calibration gives the others.
+        with np.load(request["calibration"]) as arrays:
+            samples = [arrays[name] for name in arrays.files]
+        converter.representative_dataset = _batches(samples)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter._experimental_disable_per_channel_quantization_for_dense_layers = not request[
+            "per_channel_dense"
+        ]
+    if request["io"] == "int8":
+        converter.inference_input_type = tf.int8
+        converter.inference_output_type = tf.int8
+    Path(request["out"]).write_bytes(converter.convert())
+
+
+def _batches(samples: list[Any]) -> Callable[[], Any]:
+    def generate() -> Any:
+        for index in range(len(samples[0])):
+            yield [array[index : index + 1] for array in samples]
+
+    return generate
+
+
+def main() -> None:
+    """Serves requests until standard input ends."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    for line in sys.stdin:
+        try:
+            convert(json.loads(line))
+            answer: dict[str, Any] = {"error": None}
+        except Exception as error:  # noqa: BLE001 - told to the parent, which raises it
+            traceback.print_exc()
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""Trains a model for one stage with Keras's own `fit`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, final
+
+import keras
+import numpy as np
+
+from compresskit.data import Dataset
+from compresskit.errors import Problem, TrainingError
+from compresskit.holds import enforce, holds_of
+from compresskit.progress import Bars, Update
+
+
+def loss_for(name: str, model: keras.Model, dataset: Dataset) -> Any:
+    """The loss that a model trains with.
+
+    Args:
+        name: a Keras loss, or `auto`: the one the model was compiled with or, if it
+            was not, the one that its task calls for.
+    """
+    if name != "auto":
+        return name
+    if model.compiled and model.loss is not None:
+        return model.loss
+    if not np.issubdtype(dataset.y_train.dtype, np.integer):
+        return "mean_squared_error"
+    outputs = np.asarray(model(dataset.x_train[:64], training=False))
+    logits = bool(outputs.min() < 0.0 or outputs.max() > 1.0)
+    if outputs.shape[-1] == 1:
+        return keras.losses.BinaryCrossentropy(from_logits=logits)
+    logits = logits or not np.allclose(outputs.sum(axis=-1), 1.0, atol=1e-3)
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=logits)
+
+
+def fit(
+    model: keras.Model,
+    dataset: Dataset,
+    *,
+    optimizer: str,
+    learning_rate: float,
+    batch_size: int,
+    epochs: int,
+    loss: Any,
+    seed: int,
+    bars: Bars,
+    where: str,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> dict[str, list[float]]:
+    """Trains and gives the history, a value an epoch for each figure.
+
+    Raises:
+        TrainingError: the loss or a weight became infinite or not a number.
+    """
+    keras.utils.set_random_seed(seed)
+    made = keras.optimizers.get({"class_name": optimizer, "config": {}})
+    made.learning_rate = learning_rate
+    integer = np.issubdtype(dataset.y_train.dtype, np.integer)
+    model.compile(optimizer=made, loss=loss, metrics=["accuracy"] if integer else [])
+    steps = math.ceil(len(dataset.x_train) / batch_size)
+    with bars.task(where, epochs * steps) as update:
+        history = model.fit(
+            dataset.x_train,
+            dataset.y_train,
+            batch_size=batch_size,
+            epochs=epochs,
+            verbose=0,
+            callbacks=[*callbacks, keras.callbacks.TerminateOnNaN(), _Bar(update)],
+        ).history
+    found = None
+    # An optimizer with `use_ema` overwrites the weights with their averages at the end,
+    # behind the back of the constraints.
+    for variable in model.trainable_variables:
+        if holds_of(variable):
+            enforce(variable)
+    if not all(math.isfinite(value) for value in history["loss"]):
+        found = f"a loss of {history['loss'][-1]} in epoch {len(history['loss'])}"
+    # The last step may have broken what no loss was computed of any more.
+    elif not all(np.isfinite(variable.numpy()).all() for variable in model.trainable_variables):
+        found = "weights that are infinite or not a number"
+    if found is not None:
+        raise TrainingError(
+            Problem(
+                where=where,
+                found=found,
+                expected="a finite loss, and finite weights",
+                fix=f"try a learning_rate below {learning_rate:g}",
+            )
+        )
+    return {key: [float(value) for value in values] for key, values in history.items()}
+
+
+@final
+class _Bar(keras.callbacks.Callback):
+    """Moves a progress bar."""
+
+    def __init__(self, update: Update):
+        super().__init__()
+        self.update = update
+        self.done = 0
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.done += 1
+        if self.done % 10 == 0:
+            self.update(done=self.done)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        figures = "  ".join(f"{key} {value:.4f}" for key, value in (logs or {}).items())
+        self.update(done=self.done, note=figures)

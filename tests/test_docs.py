@@ -1,0 +1,79 @@
+"""The documents tell the truth: their code runs, and they name every key."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from compresskit import stages
+from compresskit.recipe import Recipe
+from compresskit.recipe_fields import Record
+from compresskit.report import records
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    found = []
+    for document in DOCUMENTS:
+        text = document.read_text(encoding="utf-8")
+        for code in re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL):
+            found.append((document.name, code))
+    return found
+
+
+@pytest.mark.parametrize(("document", "code"), blocks("python"))
+def test_python_runs(document, code, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{document}: {done.stderr[-2000:]}"
+
+
+@pytest.mark.parametrize(("document", "code"), blocks("yaml"))
+def test_yaml_is_a_recipe(document, code):
+    assert Recipe.loads(code, document).name == yaml.safe_load(code)["name"]
+
+
+def test_there_is_code_to_run():
+    assert len(blocks("python")) >= 4
+    assert len(blocks("yaml")) >= 1
+
+
+def test_links_lead_somewhere():
+    for document in DOCUMENTS:
+        for link in re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8")):
+            assert (document.parent / link).exists(), f"{document.name}: {link}"
+
+
+def keys(record: type[Record]) -> set[str]:
+    return set(record.model_fields)
+
+
+def test_every_recipe_key_is_explained():
+    text = (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8")
+    every = keys(Recipe) | keys(stages.Prune) | keys(stages.QAT) | keys(stages.Gate)
+    every |= keys(stages.Sparsity)
+    for field in ("evaluate", "defaults"):
+        every |= keys(Recipe.model_fields[field].annotation)
+    missing = sorted(key for key in every if not re.search(rf"\b{key}\b", text))
+    assert missing == []
+
+
+def test_every_report_key_is_explained():
+    text = (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
+    every = {
+        field.name
+        for record in vars(records).values()
+        if dataclasses.is_dataclass(record)
+        for field in dataclasses.fields(record)
+    }
+    missing = sorted(key for key in every if not re.search(rf"`{key}`|\.{key}\b|`{key}\[", text))
+    assert missing == []

@@ -1,0 +1,86 @@
+"""compresskit.resolution: the targets and precisions of a recipe's exports."""
+
+from __future__ import annotations
+
+import pytest
+
+from compresskit import catalog
+from compresskit.resolution import resolve, training_grid
+from tests.runs import QUANTIZE, recipe
+
+
+def export(*items, stages=(QUANTIZE,)):
+    return resolve(recipe(stages=list(stages), export=list(items)))
+
+
+class TestResolve:
+    def test_names_become_records(self):
+        made, problems = export(
+            {"target": "edge-tpu"},
+            {"target": "edge-cpu", "precision": "dynamic"},
+            {"target": "edge-cpu", "precision": "float16", "name": "half"},
+        )
+        assert problems == []
+        assert [each.file for each in made] == [
+            "edge-tpu-int8.tflite",
+            "edge-cpu-dynamic.tflite",
+            "half.tflite",
+        ]
+        assert made[0].target is catalog.targets.get("edge-tpu")
+        assert made[0].precision is made[0].target.precisions["int8"]
+        assert [each.precision_name for each in made] == ["int8", "dynamic", "float16"]
+
+    @pytest.mark.parametrize("name", catalog.targets.names())
+    def test_every_target_has_its_default(self, name):
+        made, problems = export({"target": name})
+        assert problems == []
+        assert made[0].precision_name == catalog.targets.get(name).default
+
+    def test_a_precision_that_the_target_does_not_have(self):
+        made, problems = export({"target": "edge-cpu"}, {"target": "edge-cpu", "precision": "in8"})
+        assert [each.precision_name for each in made] == ["int8"]
+        (one,) = problems
+        assert one.where == "export[1].precision"
+        assert one.found == "precision 'in8' for target 'edge-cpu'"
+        assert one.expected == "one of: float32, float16, dynamic, int8"
+        assert one.fix == "did you mean 'int8'?"
+
+    def test_where_is_told_by_the_caller(self):
+        read = recipe(export=[{"target": "edge-tpu", "precision": "float32"}])
+        _, (one,) = resolve(read, lambda path: f"r.yaml:7 {path}")
+        assert one.where == "r.yaml:7 ('export', 0, 'precision')"
+
+    def test_two_exports_to_one_file(self):
+        # The recipe cannot know that int8 is the default; the target does.
+        _, (one,) = export({"target": "edge-cpu"}, {"target": "edge-cpu", "precision": "int8"})
+        assert one.where == "export[1]"
+        assert one.found == "a second export to edge-cpu-int8.tflite"
+        assert "name" in one.fix
+
+
+class TestActivationBits:
+    def test_fewer_than_eight_need_that_nothing_is_exported_in_integers(self):
+        stages = [{**QUANTIZE, "activation_bits": 6}]
+        _, (one,) = export({"target": "edge-cpu"}, stages=stages)
+        assert one.where == "stages[0].activation_bits"
+        assert one.found == "6 bits, and an export to edge-cpu-int8.tflite"
+
+    def test_a_simulation(self):
+        stages = [{**QUANTIZE, "activation_bits": 6}]
+        assert export({"target": "edge-cpu", "precision": "dynamic"}, stages=stages)[1] == []
+
+
+class TestGrid:
+    def test_that_of_the_first_integer_export(self):
+        made, _ = export(
+            {"target": "edge-cpu", "precision": "dynamic"},
+            {"target": "edge-tpu"},
+            {"target": "edge-cpu"},
+        )
+        assert training_grid(made) is made[1].precision.grid
+        assert training_grid(made) != made[2].precision.grid
+
+    def test_without_integers(self):
+        made, _ = export({"target": "edge-cpu", "precision": "float32"})
+        assert training_grid(made).per_channel_dense
+        assert training_grid([]) == training_grid(made)
