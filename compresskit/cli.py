@@ -38,21 +38,29 @@ def _reported(command: Callable[..., Any]) -> Callable[..., Any]:
             click.echo(f"{count} problem{'s' if count > 1 else ''}:", err=True)
             click.echo(str(error), err=True)
             sys.exit(error.exit_code)
+        except OSError as error:
+            click.echo(f"1 problem:\n{_disk_problem(error)}", err=True)
+            sys.exit(1)
 
     return run
 
 
+def _disk_problem(error: OSError) -> Problem:
+    """A full disk, a folder that may not be written, and the like."""
+    return Problem(
+        where=str(error.filename or "file system"),
+        found=error.strerror or str(error),
+        expected="a file or folder that can be read and written",
+        fix="give another path, or make room",
+    )
+
+
 def _load_tensorflow() -> None:
     """Imports TensorFlow without what its libraries print of the machine while they load."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with open(os.devnull, "w") as nothing:
-        os.dup2(nothing.fileno(), 2)
-        try:
-            import tensorflow  # noqa: F401
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+    from compresskit.progress import muted
+
+    with muted():
+        import tensorflow  # noqa: F401
 
 
 def _echo_json(data: Any) -> None:
@@ -216,15 +224,16 @@ def _load_data(text: str) -> Any:
 @main.command()
 @click.argument("file")
 @_JSON
+@_UNSAFE
 @_reported
-def inspect(file: str, as_json: bool) -> None:
+def inspect(file: str, as_json: bool, unsafe_load: bool) -> None:
     """Tells what FILE, a .tflite or .keras file, holds."""
     if not file.endswith(".tflite"):
         _load_tensorflow()
     from compresskit import tables
     from compresskit.inspection import inspect as look
 
-    made = look(file)
+    made = look(file, safe_mode=not unsafe_load)
     if as_json:
         _echo_json(made.to_dict())
     else:

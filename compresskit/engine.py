@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, final
 
 import keras
-import numpy as np
 
 from compresskit import artifacts, catalog
 from compresskit.artifacts import Kept
-from compresskit.files import staged
-from compresskit.layers import layer_reports, read, sparsity
+from compresskit.errors import Problem, RecipeError
+from compresskit.files import reported_files, staged
+from compresskit.layers import layer_reports, sparsity
 from compresskit.method import Length
 from compresskit.planning import describe
 from compresskit.preparation import batch_size, check
@@ -92,10 +92,21 @@ def compress(
     if not isinstance(recipe, Recipe):
         base = base or Path(recipe).parent
         recipe = Recipe.load(recipe)
+    if out is not None and Path(out).exists() and not Path(out).is_dir():
+        raise RecipeError(
+            Problem(
+                where=f"out {out}",
+                found="a file of that name",
+                expected="a folder, or a name that is free",
+                fix="give another name",
+            )
+        )
     keras.utils.set_random_seed(seed)
     made = check(recipe, model=model, data=data, locate=locate, base=base, safe_mode=safe_mode)
     assert made.model is not None
     assert made.dataset is not None
+    # What an earlier report speaks of and this one will not.
+    stale = reported_files(Path(out)) if out is not None else set()
     started = time.perf_counter()
     with staged(Path(out)) if out is not None else nullcontext() as folder:
         run = Run(
@@ -106,6 +117,7 @@ def compress(
             seed=seed,
             bars=Bars(quiet=quiet),
             folder=folder,
+            given=None if model is None else made.model.name,
         )
         measure_baseline(run)
         try:
@@ -122,6 +134,8 @@ def compress(
         if folder is not None:
             _write(run, report, folder)
     paths = tuple(Path(out) / file.path for file in run.files) if out is not None else ()
+    for path in stale - set(paths):
+        path.unlink(missing_ok=True)
     return Result(model=run.model, ranges=run.ranges, artifacts=paths, report=report)
 
 
@@ -145,6 +159,7 @@ def _stage(run: Run, index: int) -> bool:
         run.dataset,
         optimizer=stage.optimizer or defaults.optimizer,
         learning_rate=stage.learning_rate or defaults.learning_rate,
+        learning_rate_schedule=stage.learning_rate_schedule or defaults.learning_rate_schedule,
         batch_size=size,
         epochs=stage.epochs,
         loss=run.loss,
@@ -154,7 +169,7 @@ def _stage(run: Run, index: int) -> bool:
         where=stage.name,
         callbacks=attached.callbacks,
     )
-    measured = run.measure(predictions(run.model, run.dataset.x_test))
+    measured = run.measure(predictions(run.model, run.dataset.x_test), stage.name)
     layers = layer_reports(run.model, attached)
     verdict = _gate(run, stage, measured)
     if verdict == "rollback":
@@ -204,14 +219,6 @@ def _detach(run: Run) -> None:
     if not run.attached:
         return
     trained = predictions(run.model, run.dataset.x_test)
-    pruned = {
-        (path, stage.name): float(np.mean(read(weight) == 0))
-        for stage, attached in run.attached
-        if isinstance(stage, Prune)
-        for weight in weights_of(run.model)
-        for path in attached.touched
-        if path == weight.path
-    }
     for _, attached in run.attached:
         run.ranges += attached.detach().get("ranges", ())
     detached = artifacts.compare(predictions(run.model, run.dataset.x_test, run.ranges), trained)
@@ -224,17 +231,25 @@ def _detach(run: Run) -> None:
             kept=detached.mean_abs_error <= _DETACH_TOLERANCE,
         )
     )
+    made = {
+        stage.name: {layer.path: layer.sparsity for layer in stage.layers} for stage in run.stages
+    }
     by_path = {weight.path: weight for weight in weights_of(run.model)}
     for stage, attached in run.attached:
         for path in attached.touched:
             weight = by_path[path]
+            pruned = isinstance(stage, Prune)
             run.kept.append(
                 Kept(
                     path=path,
                     matrix=weight.matrix(weight.variable.numpy()),
                     stage=stage.name,
-                    sparsity=pruned.get((path, stage.name)),
+                    # As the stage left it: what a later one lost is missed in the file.
+                    sparsity=made[stage.name][path] if pruned else None,
+                    pattern=stage.mask_shape if isinstance(stage, Prune) else None,
+                    run=weight.input_channels,
                     bits=stage.weight_bits if isinstance(stage, QAT) else None,
+                    parts=max(1, weight.layout.gates) if weight.layout else 1,
                 )
             )
 
@@ -262,7 +277,7 @@ def _report(run: Run, seconds: float) -> Report:
     return Report(
         recipe=run.recipe.name,
         seed=run.seed,
-        model=describe(run.recipe.model),
+        model=describe(run.recipe.model) if run.given is None else f"given: {run.given}",
         data=run.dataset.name,
         metric=run.metric,
         versions={
@@ -280,5 +295,8 @@ def _report(run: Run, seconds: float) -> Report:
 def _write(run: Run, report: Report, folder: Path) -> None:
     run.model.save(folder / "model.keras", include_optimizer=False)
     (folder / "recipe.resolved.yaml").write_text(run.recipe.dump(), encoding="utf-8")
+    if run.dataset.tokenizer is not None:
+        text = run.dataset.tokenizer.to_json()
+        (folder / "tokenizer.json").write_text(text, encoding="utf-8")
     (folder / "report.json").write_text(report.to_json(), encoding="utf-8")
     (folder / "report.html").write_text(render_html(report), encoding="utf-8")

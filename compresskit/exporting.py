@@ -11,13 +11,13 @@ import numpy as np
 
 from compresskit import catalog
 from compresskit.errors import DataError, Problem, TargetError, did_you_mean
-from compresskit.tflite.audit import audit
-from compresskit.tflite.convert import convert
 from compresskit.files import write_file
 from compresskit.inspection import FileReport, describe_file
 from compresskit.preparation import try_out
 from compresskit.ranges import Range
 from compresskit.target import Precision, Target
+from compresskit.tflite.audit import audit
+from compresskit.tflite.convert import convert
 
 
 def export(
@@ -83,7 +83,7 @@ def export(
         calibration=representative_data,
         ranges=ranges if chosen.integer else (),
     )
-    audit(content, str(path)).check_bias_scales(str(path))
+    audit(content, str(path)).check_scales(str(path))
     write_file(Path(path), content)
     return describe_file(path)
 
@@ -104,7 +104,12 @@ def _precision(target: Target, name: str) -> Precision:
 def _sample(model: keras.Model) -> Any:
     """A batch of zeros in the shape that the model declares."""
     try:
-        inputs = keras.tree.pack_sequence_as(model.input, model.inputs)
+        # A Sequential knows its inputs, but not their structure, before it is called.
+        inputs = (
+            model.inputs[0]
+            if isinstance(model, keras.Sequential)
+            else keras.tree.pack_sequence_as(model.input, model.inputs)
+        )
     except (AttributeError, ValueError) as error:
         raise DataError(
             Problem(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -30,6 +31,16 @@ def staged(out: Path) -> Iterator[Path]:
             os.replace(file, out / file.name)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def reported_files(out: Path) -> set[Path]:
+    """The artifacts that the report in a folder speaks of; none if there is no report."""
+    try:
+        report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+        return {out / Path(made["path"]).name for made in report["artifacts"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        # No report, or a file of that name that is none: nothing of ours to clear away.
+        return set()
 
 
 def write_file(path: Path, content: bytes) -> None:

@@ -63,7 +63,7 @@ class FileReport:
         return asdict(self)
 
 
-def inspect(model_or_path: Any) -> FileReport:
+def inspect(model_or_path: Any, *, safe_mode: bool = True) -> FileReport:
     """What a `.tflite` file, a `.keras` file or a model holds.
 
     Raises:
@@ -75,7 +75,7 @@ def inspect(model_or_path: Any) -> FileReport:
         # Not at the top: a .tflite file is inspected without loading TensorFlow.
         from compresskit.models.load import load_model
 
-        model = load_model(str(model_or_path), where="model")
+        model = load_model(str(model_or_path), where="model", safe_mode=safe_mode)
         return _describe_model(model, str(model_or_path))
     return _describe_model(model_or_path, model_or_path.name)
 

@@ -85,8 +85,9 @@ def _constant(each: Range) -> Callable[[Any], Any]:
     low, high = np.float32(each.low), np.float32(each.high)
 
     def fake_quant(values: Any) -> Any:
-        rounded = tf.quantization.fake_quant_with_min_max_args(
-            tf.cast(values, tf.float32), low, high, num_bits=each.bits
+        # The op that training used: its twin that takes attributes rounds ties otherwise.
+        rounded = tf.quantization.fake_quant_with_min_max_vars(
+            tf.cast(values, tf.float32), tf.constant(low), tf.constant(high), num_bits=each.bits
         )
         return tf.cast(rounded, values.dtype)
 

@@ -29,6 +29,7 @@ from compresskit.recipe_fields import (
     Count,
     Data,
     Drop,
+    LearningRateSchedule,
     Model,
     Positive,
     Record,
@@ -66,6 +67,9 @@ class Baseline(Record):
     optimizer: Text = Field(default="adam", description="Name of a Keras optimizer.")
     learning_rate: Positive = Field(default=1e-3, description="The optimizer's step size.")
     batch_size: Count = Field(default=128, description="Samples a step.")
+    learning_rate_schedule: LearningRateSchedule = Field(
+        default="constant", description="Cosine falls from learning_rate to zero."
+    )
 
 
 class Training(Record):
@@ -74,6 +78,9 @@ class Training(Record):
     optimizer: Text = Field(default="adam", description="Name of a Keras optimizer.")
     learning_rate: Positive = Field(default=1e-4, description="The optimizer's step size.")
     batch_size: Count = Field(default=128, description="Samples a step.")
+    learning_rate_schedule: LearningRateSchedule = Field(
+        default="constant", description="Cosine falls from learning_rate to zero over a stage."
+    )
     loss: Text = Field(
         default="auto", description="Name of a Keras loss; auto: the model's own, or by its task."
     )
@@ -115,6 +122,11 @@ class Export(Record):
     parity: Parity = Field(default=Parity(), description="Agreement with the model.")
     gate: ExportGate | None = Field(
         default=None, description="How much quality it may cost.", examples=[{"max_drop": 0.01}]
+    )
+    lstm: Literal["fused", "unrolled", "while"] = Field(
+        default="fused",
+        description="How an LSTM is written: one fused op, which keeps its state until it is "
+        "reset; step by step; or as Keras does, in a loop (not in integers).",
     )
     calibration: Calibration = Field(default=Calibration(), description="Where ranges come from.")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Strict, Tag
 from pydantic_core import PydanticCustomError
@@ -69,6 +69,7 @@ Slug = Annotated[
     Field(json_schema_extra={"pattern": f"^{_SLUG}$"}),
 ]
 Count = Annotated[int, Field(ge=1)]
+LearningRateSchedule = Literal["constant", "cosine"]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Drop = Annotated[float, Field(ge=0)]

@@ -12,6 +12,7 @@ import numpy as np
 from compresskit import metrics
 from compresskit.artifacts import Kept
 from compresskit.data import Dataset
+from compresskit.errors import Problem, TrainingError
 from compresskit.method import Attached
 from compresskit.progress import Bars
 from compresskit.ranges import Range
@@ -41,6 +42,7 @@ class Run:
     seed: int
     bars: Bars
     folder: Path | None
+    given: str | None = None
     loss: Any = None
     baseline: Baseline | None = None
     attached: list[tuple[Stage, Attached]] = field(default_factory=list)
@@ -54,8 +56,22 @@ class Run:
     def metric(self) -> str:
         return self.recipe.evaluate.metric
 
-    def measure(self, outputs: np.ndarray) -> dict[str, float]:
-        """The recipe's metric of answers to the test set."""
+    def measure(self, outputs: np.ndarray, where: str) -> dict[str, float]:
+        """The recipe's metric of answers to the test set.
+
+        Raises:
+            TrainingError: not all of them are numbers. The last step may have broken
+                what no loss was computed of any more.
+        """
+        if not np.isfinite(outputs).all():
+            raise TrainingError(
+                Problem(
+                    where=where,
+                    found="answers that are infinite or not a number",
+                    expected="a model that answers every test sample with numbers",
+                    fix="try a lower learning_rate, or check the model that was given",
+                )
+            )
         return {self.metric: metrics.METRICS[self.metric](outputs, self.dataset.y_test)}
 
     def drop(self, measured: dict[str, float]) -> float:
@@ -75,6 +91,7 @@ def measure_baseline(run: Run) -> None:
             run.dataset,
             optimizer=settings.optimizer,
             learning_rate=settings.learning_rate,
+            learning_rate_schedule=settings.learning_rate_schedule,
             batch_size=settings.batch_size,
             epochs=settings.epochs,
             loss=run.loss,
@@ -86,7 +103,7 @@ def measure_baseline(run: Run) -> None:
         content = convert(run.model, _FLOAT32, sample=run.dataset.x_test[:1])
     size = audit(content)
     run.baseline = Baseline(
-        metrics=run.measure(predictions(run.model, run.dataset.x_test)),
+        metrics=run.measure(predictions(run.model, run.dataset.x_test), "baseline"),
         parameters=run.model.count_params(),
         tflite_bytes=size.size,
         tflite_gzip_bytes=size.gzip_size,

@@ -16,7 +16,18 @@ from pydantic import (
 from compresskit import catalog
 from compresskit.duration import Duration
 from compresskit.granularity import GRANULARITIES, NM, Block, Unstructured, parse_granularity
-from compresskit.recipe_fields import Count, Drop, Positive, Record, Slug, Text, Texts, known, wrong
+from compresskit.recipe_fields import (
+    Count,
+    Drop,
+    LearningRateSchedule,
+    Positive,
+    Record,
+    Slug,
+    Text,
+    Texts,
+    known,
+    wrong,
+)
 
 
 def _shorthand(value: Any) -> Any:
@@ -69,6 +80,9 @@ class StageBase(Record):
     )
     learning_rate: Positive | None = Field(
         default=None, description="Instead of the defaults'.", examples=[1e-4]
+    )
+    learning_rate_schedule: LearningRateSchedule | None = Field(
+        default=None, description="Instead of the defaults'.", examples=["cosine"]
     )
     batch_size: Count | None = Field(
         default=None, description="Instead of the defaults'.", examples=[128]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import jinja2
 
 from compresskit import catalog
+from compresskit.recipe_source import dump
 
 # Data sets by the shape of a sample: what a model with that input was likely made for.
 _BY_SHAPE = {(8, 8, 1): "digits", (8, 8): "digits", (28, 28, 1): "fashion-mnist"}
@@ -15,10 +17,10 @@ _TEMPLATE = """\
 # A starter recipe for {{ model }}. Check it:  compresskit plan {{ file }}
 # Run it:                {{ pad }}              compresskit apply {{ file }}
 version: 1
-name: {{ name }}
+name: {{ name | yaml }}
 
 # A registered model (compresskit list models), a .keras file, or {builder: my_pkg.mod:function}.
-model: {{ model }}
+model: {{ model | yaml }}
 
 {% if data -%}
 # Taken by the shape of the model's input, {{ shape }}; change it if that is wrong. Also
@@ -72,8 +74,9 @@ def starter(model: Any, spec: str, *, file: str) -> str:
     """
     shape = tuple(model.inputs[0].shape[1:]) if getattr(model, "inputs", None) else ()
     stem = spec.rsplit("/", 1)[-1].removesuffix(".keras")
-    name = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in stem)
+    name = re.sub("[^A-Za-z0-9._-]", "-", stem)[:100]
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    environment.filters["yaml"] = lambda text: dump([text]).removeprefix("- ").rstrip()
     return environment.from_string(_TEMPLATE).render(
         model=spec,
         file=file,

@@ -13,7 +13,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -27,7 +27,9 @@ LAST = "[SEP]"
 # What must be in a vocabulary of each kind; padding is always id 0.
 SPECIAL = {"word": (PAD, UNKNOWN), "wordpiece": (PAD, UNKNOWN, FIRST, LAST)}
 LONGEST_WORD = 100
+PADDINGS = ("end", "start")
 _VERSION = 1
+_KEYS = {"version", "kind", "vocabulary", "padding"}
 # Chinese characters are words of their own; the blocks are those of BERT.
 _CJK = (
     (0x4E00, 0x9FFF),
@@ -54,17 +56,20 @@ class Tokenizer:
         kind: `word` or `wordpiece`.
         vocabulary: the token of each id. `[PAD]` is id 0; `[UNK]`, and for word pieces
             `[CLS]` and `[SEP]`, are in it too.
+        padding: the side of a row that is filled up, `end` or `start`. At the start it
+            lets a recurrent model read the text last.
 
     Raises:
-        DataError: the kind is unknown, or the vocabulary lacks a special token or has a
-            token twice.
+        DataError: the kind or the padding is unknown, or the vocabulary lacks a special
+            token or has a token twice; every problem at once.
     """
 
     kind: str
     vocabulary: tuple[str, ...]
+    padding: str = "end"
 
     def __post_init__(self) -> None:
-        problems = _check(self.kind, self.vocabulary, "tokenizer")
+        problems = _check(self.kind, self.vocabulary, self.padding, "tokenizer")
         if problems:
             raise DataError(problems)
 
@@ -79,10 +84,9 @@ class Tokenizer:
         return [piece for word in _basic(text) for piece in self._pieces(word)]
 
     def encode(self, texts: Sequence[str], length: int) -> np.ndarray:
-        """Token ids: cut off after `length`, or filled up with 0 at the end.
+        """Token ids: cut off after `length`, or filled up with 0.
 
-        A row of word pieces begins with `[CLS]` and ends, before the padding, with
-        `[SEP]`, also where it was cut off.
+        Word pieces stand between `[CLS]` and `[SEP]`, also where they were cut off.
 
         Args:
             texts: n texts.
@@ -102,13 +106,13 @@ class Tokenizer:
             if framed:
                 tokens = [FIRST, *tokens[: length - 2], LAST]
             ids = [self._ids[token] for token in tokens[:length]]
-            row[: len(ids)] = ids
+            start = length - len(ids) if self.padding == "start" else 0
+            row[start : start + len(ids)] = ids
         return rows
 
     def to_json(self) -> str:
         """The tokenizer as one JSON text."""
-        record = {"version": _VERSION, "kind": self.kind, "vocabulary": list(self.vocabulary)}
-        return json.dumps(record, indent=1)
+        return json.dumps({"version": _VERSION, **asdict(self)}, indent=1)
 
     @classmethod
     def from_json(cls, text: str, *, where: str = "tokenizer.json") -> Tokenizer:
@@ -124,7 +128,7 @@ class Tokenizer:
             record = json.loads(text)
         except (ValueError, RecursionError) as cause:
             raise DataError(_not_ours(where, f"no JSON: {cause}")) from cause
-        if not isinstance(record, dict) or set(record) != {"version", "kind", "vocabulary"}:
+        if not isinstance(record, dict) or set(record) != _KEYS:
             keys = ", ".join(map(str, record)) if isinstance(record, dict) else type(record)
             raise DataError(_not_ours(where, f"keys: {keys}"))
         if record["version"] != _VERSION:
@@ -132,10 +136,10 @@ class Tokenizer:
         vocabulary = record["vocabulary"]
         if not isinstance(vocabulary, list) or not all(isinstance(one, str) for one in vocabulary):
             raise DataError(_not_ours(f"{where} vocabulary", "no list of texts"))
-        problems = _check(record["kind"], tuple(vocabulary), where)
+        problems = _check(record["kind"], tuple(vocabulary), record["padding"], where)
         if problems:
             raise DataError(problems)
-        return cls(kind=record["kind"], vocabulary=tuple(vocabulary))
+        return cls(kind=record["kind"], vocabulary=tuple(vocabulary), padding=record["padding"])
 
     def _pieces(self, word: str) -> list[str]:
         """The longest piece in the vocabulary that the word begins with, and so on."""
@@ -160,12 +164,13 @@ def words(text: str) -> list[str]:
     return re.findall(r"\w+", text.lower())
 
 
-def from_texts(texts: Iterable[str], size: int | None = None) -> Tokenizer:
+def from_texts(texts: Iterable[str], size: int | None = None, *, padding: str = "end") -> Tokenizer:
     """A word tokenizer of the most frequent words of `texts`.
 
     Args:
         texts: those of the training split; a word that only others have is unknown.
         size: at most so many tokens, `[PAD]` and `[UNK]` included; None for all words.
+        padding: the side of a row that is filled up, `end` or `start`.
 
     Returns:
         ids 0 for padding, 1 for unknown words, then by falling frequency, words of one
@@ -174,7 +179,7 @@ def from_texts(texts: Iterable[str], size: int | None = None) -> Tokenizer:
     counts = Counter(word for text in texts for word in words(text))
     ordered = sorted(counts, key=lambda word: (-counts[word], word))
     kept = ordered if size is None else ordered[: max(0, size - 2)]
-    return Tokenizer(kind="word", vocabulary=(PAD, UNKNOWN, *kept))
+    return Tokenizer(kind="word", vocabulary=(PAD, UNKNOWN, *kept), padding=padding)
 
 
 def from_vocabulary(text: str) -> Tokenizer:
@@ -214,24 +219,25 @@ def _is_mark(char: str) -> bool:
     return ascii_mark or unicodedata.category(char).startswith("P")
 
 
-def _check(kind: object, vocabulary: tuple[str, ...], where: str) -> list[Problem]:
-    if kind not in SPECIAL:
-        return [
-            Problem(
-                where=f"{where} kind",
-                found=repr(kind),
-                expected=f"one of: {', '.join(SPECIAL)}",
-                fix=did_you_mean(str(kind), SPECIAL),
-            )
-        ]
-    problems = []
-    missing = [token for token in SPECIAL[str(kind)] if token not in vocabulary]
+def _check(kind: object, vocabulary: tuple[str, ...], padding: object, where: str) -> list[Problem]:
+    problems = [
+        Problem(
+            where=f"{where} {key}",
+            found=repr(word),
+            expected=f"one of: {', '.join(known)}",
+            fix=did_you_mean(str(word), known),
+        )
+        for key, word, known in (("kind", kind, SPECIAL), ("padding", padding, PADDINGS))
+        if word not in known
+    ]
+    special = SPECIAL.get(str(kind), (PAD,))
+    missing = [token for token in special if token not in vocabulary]
     if missing or vocabulary[0] != PAD:
         problems.append(
             Problem(
                 where=f"{where} vocabulary",
                 found=f"no {', '.join(missing)}" if missing else f"{vocabulary[0]!r} with id 0",
-                expected=f"{PAD} with id 0, and {', '.join(SPECIAL[str(kind)][1:])}",
+                expected=f"{', '.join(special)}, and {PAD} with id 0",
                 fix="take the vocabulary that the model was trained with",
             )
         )
@@ -276,6 +282,6 @@ def _not_ours(where: str, found: str) -> Problem:
     return Problem(
         where=where,
         found=found,
-        expected=f"what Tokenizer.to_json writes: version {_VERSION}, kind, vocabulary",
+        expected=f"what Tokenizer.to_json writes: version {_VERSION}, kind, vocabulary, padding",
         fix="write it again with Tokenizer.to_json, by the release that reads it",
     )

@@ -42,6 +42,7 @@ def fit(
     *,
     optimizer: str,
     learning_rate: float,
+    learning_rate_schedule: str = "constant",
     batch_size: int,
     epochs: int,
     loss: Any,
@@ -57,10 +58,14 @@ def fit(
     """
     keras.utils.set_random_seed(seed)
     made = keras.optimizers.get({"class_name": optimizer, "config": {}})
+    steps = math.ceil(len(dataset.x_train) / batch_size)
     made.learning_rate = learning_rate
+    if learning_rate_schedule == "cosine":
+        # Loshchilov and Hutter, 2017, https://arxiv.org/abs/1608.03983, without restarts.
+        falling = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * steps)
+        made = type(made)(learning_rate=falling)
     integer = np.issubdtype(dataset.y_train.dtype, np.integer)
     model.compile(optimizer=made, loss=loss, metrics=["accuracy"] if integer else [])
-    steps = math.ceil(len(dataset.x_train) / batch_size)
     with bars.task(where, epochs * steps) as update:
         history = model.fit(
             dataset.x_train,
@@ -68,7 +73,7 @@ def fit(
             batch_size=batch_size,
             epochs=epochs,
             verbose=0,
-            callbacks=[*callbacks, keras.callbacks.TerminateOnNaN(), _Bar(update)],
+            callbacks=[*callbacks, _StopAtNaN(), _Bar(update)],
         ).history
     found = None
     # An optimizer with `use_ema` overwrites the weights with their averages at the end,
@@ -91,6 +96,15 @@ def fit(
             )
         )
     return {key: [float(value) for value in values] for key, values in history.items()}
+
+
+@final
+class _StopAtNaN(keras.callbacks.Callback):
+    """Keras's TerminateOnNaN, but silent."""
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if not math.isfinite((logs or {}).get("loss", 0.0)):
+            self.model.stop_training = True
 
 
 @final

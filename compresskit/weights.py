@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import keras
@@ -21,7 +22,7 @@ class Layout:
     """How a Keras weight becomes the runtime's matrix of output channels by inputs.
 
     Attributes:
-        attribute: name of the weight on its layer.
+        attribute: where the weight is on its layer, for example `kernel` or `cell.kernel`.
         channels: axes of the Keras weight that run over output channels, the axes over
             which an integer kernel has one scale each.
         inputs: the axis that runs over input channels, or None for depthwise kernels.
@@ -29,6 +30,9 @@ class Layout:
             are few and every one of them matters, so they are left out, as in TFMOT.
         dense: whether the weight runs as FULLY_CONNECTED, which some targets take only
             with one scale for the whole tensor.
+        gates: how many equal parts the output channels fall into that the kernel holds
+            as tensors of their own, each with one scale; 0 if it does not.
+        table: whether the weight is a table that is looked up, with one scale.
     """
 
     attribute: str
@@ -36,6 +40,8 @@ class Layout:
     inputs: int | None
     pruned: bool = True
     dense: bool = False
+    gates: int = 0
+    table: bool = False
 
 
 _CONV_1D = (Layout(attribute="kernel", channels=(2,), inputs=1),)
@@ -53,6 +59,21 @@ _SEPARABLE_2D = (
 )
 _DENSE = (Layout(attribute="kernel", channels=(1,), inputs=0, dense=True),)
 
+# The fused LSTM holds eight matrices, one for each gate of either kernel.
+_LSTM = (
+    Layout(attribute="cell.kernel", channels=(1,), inputs=0, gates=4),
+    Layout(attribute="cell.recurrent_kernel", channels=(1,), inputs=0, gates=4),
+)
+# There is no fused GRU: its kernels run as FULLY_CONNECTED.
+_GRU = (
+    Layout(attribute="cell.kernel", channels=(1,), inputs=0, dense=True),
+    Layout(attribute="cell.recurrent_kernel", channels=(1,), inputs=0, dense=True),
+)
+_EMBEDDING = (Layout(attribute="embeddings", channels=(0,), inputs=1, table=True),)
+
+# Layers whose inner layers are their own business: they are called once, as a whole.
+ATOMIC = (layers.RNN,)
+
 # Looked up along the method resolution order, so a user's subclass of Dense is a Dense,
 # and the transposed convolution, which does not derive from Conv2D, is itself.
 TABLE: dict[type, tuple[Layout, ...]] = {
@@ -64,6 +85,9 @@ TABLE: dict[type, tuple[Layout, ...]] = {
     layers.DepthwiseConv2D: _DEPTHWISE_2D,
     layers.SeparableConv1D: _SEPARABLE_1D,
     layers.SeparableConv2D: _SEPARABLE_2D,
+    layers.LSTM: _LSTM,
+    layers.GRU: _GRU,
+    layers.Embedding: _EMBEDDING,
 }
 
 
@@ -124,6 +148,8 @@ class Weight:
 
 def layout_of(layer: keras.Layer) -> tuple[Layout, ...] | None:
     """The rows of the table for a layer, or None."""
+    if isinstance(layer, layers.EinsumDense):
+        return _einsum_dense(layer)
     for kind in type(layer).__mro__:
         if kind in TABLE:
             return TABLE[kind]
@@ -131,13 +157,33 @@ def layout_of(layer: keras.Layer) -> tuple[Layout, ...] | None:
 
 
 def leaves(model: keras.Layer) -> Iterator[keras.Layer]:
-    """The layers of a model, nested and subclassed ones included, that hold no others."""
+    """The layers of a model, nested and subclassed ones included, that are called as one."""
+    inside = {
+        id(part)
+        for layer in model._flatten_layers()
+        if isinstance(layer, ATOMIC)
+        for part in layer._flatten_layers(include_self=False)
+    }
     seen: set[int] = set()
     for layer in model._flatten_layers():
-        if id(layer) in seen or layer._layers:
-            continue
-        seen.add(id(layer))
-        yield layer
+        whole = isinstance(layer, ATOMIC) or not layer._layers
+        if whole and id(layer) not in seen and id(layer) not in inside:
+            seen.add(id(layer))
+            yield layer
+
+
+def _einsum_dense(layer: Any) -> tuple[Layout, ...] | None:
+    """The layout that the equation says, if the layer is a matrix product.
+
+    `abc,cde->abde`: what the result keeps of the kernel's axes are output channels, what
+    it sums over are inputs.
+    """
+    kernel, result = layer.equation.replace("...", "").split(",")[1].split("->")
+    channels = tuple(axis for axis, letter in enumerate(kernel) if letter in result)
+    inputs = [axis for axis, letter in enumerate(kernel) if letter not in result]
+    if not channels or not inputs:
+        return None
+    return (Layout(attribute="kernel", channels=channels, inputs=inputs[-1], dense=True),)
 
 
 def weights_of(model: keras.Layer) -> list[Weight]:
@@ -147,14 +193,19 @@ def weights_of(model: keras.Layer) -> list[Weight]:
     knows. Metrics, biases and normalization parameters are not weights in this sense.
     """
     found: dict[int, Weight] = {}
+    known_inside: set[int] = set()
     for layer in model._flatten_layers():
         rows = layout_of(layer) or ()
+        if rows:
+            known_inside.update(id(part) for part in layer._flatten_layers())
         for row in rows:
-            variable = getattr(layer, row.attribute)
+            variable = attrgetter(row.attribute)(layer)
             known = found.get(id(variable))
             if known is None or known.layout is None:
                 found[id(variable)] = Weight(layer=layer, variable=variable, layout=row)
-        for variable in layer._trainable_variables:
+        # What else a layer of the table has are biases, some of them of rank two.
+        rest = () if id(layer) in known_inside else layer._trainable_variables
+        for variable in rest:
             if len(variable.shape) >= 2 and id(variable) not in found:
                 found[id(variable)] = Weight(layer=layer, variable=variable, layout=None)
     order = {id(variable): index for index, variable in enumerate(model.weights)}

@@ -8,9 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import keras
+import numpy as np
 from keras import layers
 
+from compresskit.models.bert import bert_classifier
+from compresskit.models.gru import gru_classifier
+from compresskit.models.lstm import lstm_classifier
+
 CLASSES = 10
+# What the models of sequences take: features of one shape, or ids of one vocabulary.
+FEATURES = (12, 6)
+TOKENS = (12,)
+VOCABULARY = 20
 
 
 def cnn() -> keras.Model:
@@ -143,6 +152,57 @@ def subclassed() -> keras.Model:
     return model
 
 
+def lstm() -> keras.Model:
+    """One LSTM over features; takes FEATURES."""
+    return lstm_classifier(FEATURES, CLASSES, units=16)
+
+
+def stacked_lstm() -> keras.Model:
+    """Two LSTMs over features; takes FEATURES."""
+    return lstm_classifier(FEATURES, CLASSES, units=16, layers=2)
+
+
+def bidirectional() -> keras.Model:
+    """An LSTM over tokens, forwards and backwards; takes TOKENS."""
+    return lstm_classifier(
+        TOKENS, CLASSES, vocabulary=VOCABULARY, embedding=8, units=16, bidirectional=True
+    )
+
+
+def gru() -> keras.Model:
+    """One GRU over features; takes FEATURES."""
+    return gru_classifier(FEATURES, CLASSES, units=16)
+
+
+def tiny_bert() -> keras.Model:
+    """An encoder of one block; takes TOKENS."""
+    return bert_classifier(
+        TOKENS,
+        CLASSES,
+        vocabulary=VOCABULARY,
+        blocks=1,
+        width=16,
+        heads=2,
+        feed_forward=32,
+        positions=16,
+        name="tiny_bert",
+    )
+
+
+def sequences(name: str, count: int = 64) -> np.ndarray:
+    """Random inputs that a model of SEQUENCE_MODELS takes.
+
+    Features are float32 of shape (count, *FEATURES); token ids are int32 of shape
+    (count, *TOKENS), padded with 0 at the end.
+    """
+    random = np.random.default_rng(7)
+    if name not in ("bidirectional", "tiny_bert"):
+        return random.normal(size=(count, *FEATURES)).astype(np.float32)
+    ids = random.integers(1, VOCABULARY, size=(count, *TOKENS), dtype=np.int32)
+    lengths = random.integers(1, TOKENS[0] + 1, size=(count, 1))
+    return np.where(np.arange(TOKENS[0]) < lengths, ids, 0).astype(np.int32)
+
+
 def _conv_bn_relu(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
     x = layers.Conv2D(8, 3, padding="same", use_bias=False, name=name)(x)
     x = layers.BatchNormalization(name=f"{name}_bn")(x)
@@ -159,4 +219,12 @@ MODELS: dict[str, Callable[[], keras.Model]] = {
     "mlp": mlp,
     "nested": nested,
     "subclassed": subclassed,
+}
+
+SEQUENCE_MODELS: dict[str, Callable[[], keras.Model]] = {
+    "lstm": lstm,
+    "stacked_lstm": stacked_lstm,
+    "bidirectional": bidirectional,
+    "gru": gru,
+    "tiny_bert": tiny_bert,
 }

@@ -71,6 +71,12 @@ def settings(**changes: Any) -> dict[str, Any]:
     }
 
 
+def one_stage(**changes: Any) -> dict[str, Any]:
+    """A recipe as plain data: no training before, pruning alone, one float file."""
+    floats = {"target": "edge-cpu", "precision": "float32"}
+    return settings(**{"baseline": None, "stages": [PRUNE], "export": [floats], **changes})
+
+
 def recipe(**changes: Any) -> Recipe:
     return Recipe.from_dict(settings(**changes))
 

@@ -65,3 +65,10 @@ def test_missing(suffix, tmp_path):
     with pytest.raises(ModelError) as raised:
         evaluate(tmp_path / f"nowhere.{suffix}", digits())
     assert "nowhere" in str(raised.value)
+
+
+def test_a_metric_that_does_not_fit_the_answers(path):
+    with pytest.raises(DataError) as raised:
+        evaluate(path, digits(), metric="mean_squared_error")
+    (one,) = raised.value.problems
+    assert "mean_squared_error of outputs of shape (10,)" in one.found

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from compresskit import catalog
-from compresskit.errors import DataError, ModelError, TargetError
+from compresskit.data import Dataset
+from compresskit.errors import DataError, TargetError
 from compresskit.evaluation import evaluate
 from compresskit.exporting import export
 from compresskit.inspection import inspect
@@ -74,6 +75,12 @@ class TestExport:
         assert path.read_bytes()[4:8] == b"TFL3"
         assert names_in(tmp_path) == ["m.tflite"]
 
+    def test_sequential_without_data(self, tmp_path):
+        layers = [keras.Input((6, 4)), keras.layers.Flatten(), keras.layers.Dense(3)]
+        path = tmp_path / "m.tflite"
+        made = export(keras.Sequential(layers), target="edge-cpu", precision="float32", path=path)
+        assert made.inputs[0].shape == (1, 6, 4)
+
     def test_subclassed_with_data(self, tmp_path):
         made = export(
             subclassed(),
@@ -125,13 +132,11 @@ class TestErrors:
         assert f"samples of shape {shape}" in one.found
         assert names_in(tmp_path) == []
 
-    def test_no_model(self, tmp_path):
-        with pytest.raises(ModelError) as raised:
-            export(keras.layers.Dense(3), target="edge-cpu", path=tmp_path / "m")
-        assert "keras.Model" in str(raised.value)
+    def test_data_without_a_sample(self, tmp_path):
+        empty = np.zeros((0, 8, 8, 1), dtype=np.float32)
+        one = problem(DataError, target="edge-cpu", path=tmp_path / "m", representative_data=empty)
+        assert one.found == "representative data without a sample"
 
 
 def _labelled(x, y):
-    from compresskit.data import Dataset
-
     return Dataset(name="d", x_train=x, y_train=y, x_test=x, y_test=y)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -44,6 +45,11 @@ class TestNames:
         for name in ck.__all__:
             assert getattr(ck, name).__name__ == name
         assert dir(ck) == sorted(ck.__all__)
+
+    @pytest.mark.parametrize("name", ck.__all__)
+    def test_no_module_hides_it(self, name):
+        """Importing `compresskit.export` would put the module where the function is looked for."""
+        assert importlib.util.find_spec(f"compresskit.{name}") is None
 
     def test_unknown(self):
         with pytest.raises(AttributeError, match="module 'compresskit' has no attribute 'shrink'"):

@@ -105,6 +105,12 @@ class TestErrors:
         one = only(defaults={"loss": "mean_square_error"})
         assert one.where == "defaults.loss"
         assert one.fix == "did you mean 'mean_squared_error'?"
+        assert "__" not in one.expected
+
+    def test_what_is_no_optimizer_by_itself(self):
+        one = only(defaults={"optimizer": "LossScaleOptimizer"})
+        assert one.found == "unknown optimizer 'LossScaleOptimizer'"
+        assert "lossscale" not in one.expected
 
     @pytest.mark.parametrize(
         ("begin", "end", "found"),
@@ -136,6 +142,22 @@ class TestFit:
             [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(3)]
         )
         assert only(model).found == f"3 outputs for the {CLASSES} classes of few digits"
+
+    def test_a_loss_that_does_not_take_the_labels(self):
+        one = only(defaults={"loss": "categorical_crossentropy"})
+        assert one.where == "defaults.loss"
+        assert "outputs of shape (10,) and labels of shape ()" in one.found
+
+    def test_a_metric_that_does_not_take_the_labels(self):
+        one = only(evaluate={"metric": "mean_squared_error", "mode": "min"})
+        assert one.where == "evaluate.metric"
+
+    def test_a_single_output(self):
+        model = keras.Sequential(
+            [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(1)]
+        )
+        defaults = {"loss": "binary_crossentropy"}
+        assert problems(model, evaluate={"metric": "mean_squared_error"}, defaults=defaults) == []
 
     def test_more_outputs_than_classes(self):
         model = keras.Sequential(

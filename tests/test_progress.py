@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 
 import pytest
 from rich.console import Console
@@ -63,3 +64,13 @@ def test_an_error_passes_through(terminal):
 
     with pytest.raises(ValueError, match="inside"):
         fails()
+
+
+def test_muted_holds_for_native_code_and_ends(capfd):
+    with progress.muted():
+        os.write(2, b"from a library")
+    os.write(2, b"heard")
+    with pytest.raises(ValueError, match="inside"), progress.muted():
+        raise ValueError("inside")
+    os.write(2, b" again")
+    assert capfd.readouterr().err == "heard again"

@@ -32,7 +32,7 @@ class TestContract:
         assert read.computed_in_float() == []
         assert read.requantized() == []
         assert {tensor.dtype for tensor in read.weights} == {"INT8"}
-        read.check_bias_scales("file")
+        read.check_scales("file")
 
     @pytest.mark.parametrize("name", MODELS)
     def test_it_has_exactly_the_integers_of_training(self, name):
@@ -151,7 +151,7 @@ class TestBiasScales:
     def test_a_file_that_breaks_them(self, name):
         damaged = audit(changed(int8_file(name), bias_with_another_scale))
         with pytest.raises(ConversionError) as raised:
-            damaged.check_bias_scales("runs/x/model.tflite")
+            damaged.check_scales("runs/x/model.tflite")
         (problem,) = raised.value.problems
         assert problem.where.startswith("runs/x/model.tflite op ")
         assert "scale is not the input's" in problem.found
@@ -159,11 +159,11 @@ class TestBiasScales:
     def test_writing_a_file_again_breaks_nothing(self):
         again = changed(int8_file("cnn"), lambda graph: None)
         assert audit(again).counts == audit(int8_file("cnn")).counts
-        audit(again).check_bias_scales("file")
+        audit(again).check_scales("file")
 
     @pytest.mark.parametrize("precision", ["float32", "float16", "dynamic"])
     def test_floats_have_none(self, precision):
-        assert audit(plain_file("cnn", precision)).check_bias_scales("file") is None
+        assert audit(plain_file("cnn", precision)).check_scales("file") is None
 
 
 class TestDamaged:

@@ -145,7 +145,7 @@ class TestOtherLayers:
         content, expected = quantized_file(model, x)
         read = audit(content)
         assert read.computed_in_float() == []
-        read.check_bias_scales("file")
+        read.check_scales("file")
         given = Runner(content).predict(x)
         step = float(read.tensors[read.outputs[0]].scales[0])
         assert np.abs(given - expected).max() <= 3.01 * step

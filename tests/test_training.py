@@ -94,7 +94,7 @@ class TestFit:
         train(mlp(), callbacks=(callback,))
         assert seen == [1, 1]
 
-    def test_a_loss_that_is_no_number(self):
+    def test_a_loss_that_is_no_number(self, capsys):
         with pytest.raises(TrainingError) as raised:
             train(mlp(), learning_rate=1e30)
         (one,) = raised.value.problems
@@ -102,6 +102,7 @@ class TestFit:
         assert one.found == "a loss of nan in epoch 1"
         assert one.fix == "try a learning_rate below 1e+30"
         assert raised.value.exit_code == 1
+        assert capsys.readouterr() == ("", "")
 
     def test_numbers_instead_of_classes(self):
         x, y = digits().x_train[:64], np.linspace(0, 1, 64, dtype=np.float32)
@@ -110,3 +111,9 @@ class TestFit:
         history = train(dense(1), data, loss="mean_squared_error")
         assert set(history) == {"loss"}
         assert math.isfinite(history["loss"][-1])
+
+    def test_weights_that_are_no_numbers(self):
+        # One step: its loss is that of the weights before it.
+        with pytest.raises(TrainingError) as raised:
+            train(mlp(), learning_rate=1e39, epochs=1, batch_size=256)
+        assert raised.value.problems[0].found == "weights that are infinite or not a number"

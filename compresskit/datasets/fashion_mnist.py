@@ -12,6 +12,7 @@ import gzip
 import os
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -66,7 +67,7 @@ def load() -> Dataset:
                 f"or set {VARIABLE} to a folder with the four files",
             )
         )
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, Any] = {}
     problems = []
     for key, (name, shape) in _FILES.items():
         try:

@@ -43,9 +43,20 @@ def fake_quant_weight(values: Any, channels: tuple[int, ...], bits: int) -> Any:
     return values + tf.stop_gradient(quantized - values)
 
 
-def weight_transform(channels: tuple[int, ...], bits: int) -> Callable[[Any], Any]:
-    """`fake_quant_weight` as a parametrization."""
-    return lambda values: fake_quant_weight(values, channels, bits)
+def weight_transform(channels: tuple[int, ...], bits: int, gates: int = 0) -> Callable[[Any], Any]:
+    """`fake_quant_weight` as a parametrization.
+
+    Args:
+        gates: into how many parts of one scale each the last axis falls, or 0.
+    """
+    if not gates:
+        return lambda values: fake_quant_weight(values, channels, bits)
+
+    def by_gate(values: Any) -> Any:
+        parts = tf.reshape(values, (values.shape[0], gates, -1))
+        return tf.reshape(fake_quant_weight(parts, (1,), bits), values.shape)
+
+    return by_gate
 
 
 @final

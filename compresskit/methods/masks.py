@@ -63,6 +63,14 @@ def n_of_m(scores: np.ndarray, pattern: NM, run: int) -> np.ndarray:
     return mask.reshape(rows.shape[0], -1)[:, :run].reshape(scores.shape)
 
 
+def breaks(matrix: np.ndarray, pattern: NM, run: int) -> int:
+    """How many groups of a matrix (O, I) have more than N nonzero weights in M."""
+    rows = matrix.reshape(-1, run) != 0
+    padded = np.zeros((rows.shape[0], -(-run // pattern.m) * pattern.m), dtype=bool)
+    padded[:, :run] = rows
+    return int(np.sum(padded.reshape(-1, pattern.m).sum(axis=1) > pattern.n))
+
+
 def blocks(scores: Sequence[np.ndarray], pattern: Block, sparsity: float) -> list[np.ndarray]:
     """Whole blocks stay or go, by the mean score of the weights that are in them.
 

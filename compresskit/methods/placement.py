@@ -15,7 +15,7 @@ from keras import layers
 
 from compresskit.graph import Call, Graph
 from compresskit.ranges import Place
-from compresskit.weights import layout_of
+from compresskit.weights import ATOMIC, layout_of
 
 # The kernel's own output range, whatever the data (TFLite quantization specification).
 FIXED_RANGES: dict[str, tuple[float, float]] = {
@@ -122,7 +122,7 @@ def _rounded_later(call: Call, graph: Graph) -> bool:
         return False
     (reader,) = readers
     operation = call.operation
-    if type(reader.operation).__name__ == "Concatenate":  # the layer, or the function
+    if _joins(reader.operation):
         # One scale for all that is joined: the range of the result is theirs.
         return _fixed_range(operation) is None
     if activation_of(operation) is not None:
@@ -132,13 +132,42 @@ def _rounded_later(call: Call, graph: Graph) -> bool:
     return _is_fused(reader.operation) and _takes_relu(operation)
 
 
+def _touch_fused(graph: Graph) -> set[int]:
+    """Tensors that a recurrent layer reads or writes, or that take their scale from one.
+
+    No fake-quant op may touch a fused LSTM: the conversion succeeds, and the op's bias
+    keeps the scale of another input. Calibration gives these ranges at export.
+    """
+    found: set[int] = set()
+    for call in graph.calls:
+        if isinstance(call.operation, ATOMIC):
+            found.update(call.inputs, call.outputs)
+    # Forwards and backwards through what hands its scale on.
+    size = -1
+    while size != len(found):
+        size = len(found)
+        for call in graph.calls:
+            if hands_scale_on(call.operation) or _joins(call.operation):
+                touched = {*call.inputs, *call.outputs}
+                if touched & found:
+                    found |= touched
+    return found
+
+
+def _joins(operation: Any) -> bool:
+    return type(operation).__name__ == "Concatenate"  # the layer, or the function
+
+
 def placements(model: keras.Model, graph: Graph, ignored: set[int]) -> list[Placement]:
     """All points where the activations of a model are rounded.
 
     Args:
         ignored: identities of operations that stay as they are.
     """
-    found = [Placement(operation=model, place="input")]
+    fused = _touch_fused(graph)
+    found = []
+    if not any(graph.writer(tensor) is None for tensor in fused):
+        found.append(Placement(operation=model, place="input"))
     seen: set[int] = set()
     for call in graph.calls:
         operation = call.operation
@@ -150,6 +179,8 @@ def placements(model: keras.Model, graph: Graph, ignored: set[int]) -> list[Plac
         # A layer may be called twice; what one call needs, both get.
         calls = graph.of(operation)
         if hands_scale_on(operation) or all(_rounded_later(each, graph) for each in calls):
+            continue
+        if any(fused & set(each.outputs) for each in calls):
             continue
         activation = activation_of(operation)
         standalone = isinstance(operation, layers.Activation | layers.Softmax)

@@ -87,6 +87,8 @@ def _unfit(weight: Weight, named: bool) -> str | None:
 def _transform(weight: Weight, graph: Graph, grid: Grid, bits: int) -> Callable[[Any], Any]:
     """The rounding of a weight as the kernel that will run holds it."""
     assert weight.layout is not None  # `_unfit` leaves the others out
+    if weight.layout.gates or weight.layout.table:
+        return weight_transform((), bits, weight.layout.gates)
     if not weight.layout.dense or grid.per_channel_dense:
         return weight_transform(weight.layout.channels, bits)
     quantize = weight_transform((), bits)

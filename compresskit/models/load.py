@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 from collections.abc import Mapping
@@ -72,6 +73,9 @@ def _registered(
     fitting: dict[str, Any] = {}
     if dataset is not None:
         fitting = {"input_shape": dataset.x_train.shape[1:], "classes": dataset.class_count}
+        takes = inspect.signature(function).parameters
+        if dataset.tokenizer is not None and "vocabulary" in takes:
+            fitting["vocabulary"] = len(dataset.tokenizer.vocabulary)
     arguments = {**fitting, **(args or {})}
     try:
         return function(**arguments)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import struct
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, final
@@ -42,6 +43,11 @@ _DAMAGE = (
     struct.error,
 )
 _TRANSPOSED = "TRANSPOSE_CONV"  # weight at input 1, data at input 2, bias at input 3
+_LOOKUP = "GATHER"  # table at input 0
+_PRODUCT = "BATCH_MATMUL"  # a constant at input 1 is a weight, inputs by outputs
+_LSTM = "UNIDIRECTIONAL_SEQUENCE_LSTM"
+# Its inputs: data; four input, four recurrent weights; peepholes; from 12 on four biases.
+_LSTM_WEIGHTS, _LSTM_BIASES, _LSTM_STATE = range(1, 9), range(12, 16), 18
 
 
 @final
@@ -126,9 +132,9 @@ class Audit:
         """The constants that the weighted ops multiply by, each once, in graph order."""
         found: dict[int, Tensor] = {}
         for op in self.ops:
-            if op.name in _WEIGHTED or op.name == _TRANSPOSED:
-                tensor = self._constant_behind(op.inputs[1])
-                if tensor is not None:
+            for position in _weights_at(op):
+                tensor = self._constant_behind(op.inputs[position])
+                if tensor is not None and len(tensor.shape) > 1:
                     found.setdefault(tensor.index, tensor)
         return tuple(found.values())
 
@@ -143,11 +149,21 @@ class Audit:
         return None
 
     def matrix(self, tensor: Tensor) -> np.ndarray:
-        """A weight's values as output channels by inputs, the order of `Weight.matrix`."""
+        """A weight as output channels by inputs, the order of `Weight.matrix`.
+
+        Values are those of the file, less the zero point: zero means zero.
+        """
+        values = tensor.constant
+        if tensor.zero_points.any():
+            shape = [1] * values.ndim
+            shape[tensor.axis if tensor.zero_points.size > 1 else 0] = -1
+            values = values.astype(np.int32) - tensor.zero_points.reshape(shape)
         for op in self.ops:
             if _WEIGHTED.get(op.name) == 3 and self._constant_behind(op.inputs[1]) is tensor:
-                return np.moveaxis(tensor.constant, 3, 0).reshape(tensor.shape[3], -1)
-        return tensor.constant.reshape(tensor.shape[0], -1)
+                return np.moveaxis(values, 3, 0).reshape(tensor.shape[3], -1)
+            if op.name == _PRODUCT and self._constant_behind(op.inputs[1]) is tensor:
+                return values.reshape(-1, tensor.shape[-1]).T
+        return values.reshape(tensor.shape[0], -1)
 
     def computed_in_float(self) -> list[Op]:
         """Ops that read or write a float tensor."""
@@ -164,25 +180,32 @@ class Audit:
         """QUANTIZE and DEQUANTIZE ops: changes of scale or type inside the graph."""
         return [op for op in self.ops if op.name in ("QUANTIZE", "DEQUANTIZE")]
 
-    def check_bias_scales(self, where: str) -> None:
-        """Asserts that each integer bias has the scale input times weight.
+    def check_scales(self, where: str) -> None:
+        """Asserts what integer kernels take for granted of their scales.
 
-        A file that breaks this loads, runs, and answers wrongly.
+        Each bias has the scale of the input times that of the weight; an LSTM's output has
+        the scale of its hidden state. A file that breaks this loads, runs, and answers
+        wrongly.
 
         Raises:
             ConversionError: naming the op.
         """
         for op in self.ops:
-            if op.name in _WEIGHTED and len(op.inputs) > 2:
-                data, weight, bias = op.inputs[:3]
-            elif op.name == _TRANSPOSED and len(op.inputs) > 3:
-                weight, data, bias = op.inputs[1:4]
-            else:
-                continue
-            if bias < 0 or self.tensors[data].dtype not in ("INT8", "INT16"):
-                continue
-            expected = self.tensors[data].scales * self.tensors[weight].scales
-            if not np.allclose(self.tensors[bias].scales, expected, rtol=1e-5):
+            if op.name == _LSTM and not self._same_scale(op.inputs[_LSTM_STATE], op.outputs[0]):
+                raise ConversionError(
+                    Problem(
+                        where=f"{where} op {op.index} {op.name}",
+                        found="an output whose scale is not that of the hidden state",
+                        expected="one scale: the kernel writes both alike",
+                        fix="export with `lstm: while`, and please report the model",
+                    )
+                )
+            for data, weight, bias in _biased(op):
+                if bias < 0 or self.tensors[data].dtype not in ("INT8", "INT16"):
+                    continue
+                expected = self.tensors[data].scales * self.tensors[weight].scales
+                if np.allclose(self.tensors[bias].scales, expected, rtol=1e-5):
+                    continue
                 raise ConversionError(
                     Problem(
                         where=f"{where} op {op.index} {op.name}",
@@ -191,6 +214,33 @@ class Audit:
                         fix="please report the model: this file must not be used",
                     )
                 )
+
+    def _same_scale(self, first: int, second: int) -> bool:
+        one, other = self.tensors[first], self.tensors[second]
+        return np.array_equal(one.scales, other.scales) and np.array_equal(
+            one.zero_points, other.zero_points
+        )
+
+
+def _weights_at(op: Op) -> Iterable[int]:
+    """At which inputs an op takes weights."""
+    if op.name in _WEIGHTED or op.name in (_TRANSPOSED, _PRODUCT):
+        return (1,)
+    if op.name == _LSTM:
+        return [position for position in _LSTM_WEIGHTS if op.inputs[position] >= 0]
+    return (0,) if op.name == _LOOKUP else ()
+
+
+def _biased(op: Op) -> list[tuple[int, int, int]]:
+    """The tensors data, weight and bias that an op adds up."""
+    if op.name in _WEIGHTED and len(op.inputs) > 2:
+        return [(op.inputs[0], op.inputs[1], op.inputs[2])]
+    if op.name == _TRANSPOSED and len(op.inputs) > 3:
+        return [(op.inputs[2], op.inputs[1], op.inputs[3])]
+    if op.name == _LSTM:
+        pairs = zip(_LSTM_WEIGHTS, _LSTM_BIASES, strict=False)
+        return [(op.inputs[0], op.inputs[weight], op.inputs[bias]) for weight, bias in pairs]
+    return []
 
 
 def audit(content: bytes, where: str = "model.tflite") -> Audit:

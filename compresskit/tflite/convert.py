@@ -26,6 +26,7 @@ import numpy as np
 from compresskit.errors import ConversionError, Problem
 from compresskit.ranges import Range
 from compresskit.target import Precision
+from compresskit.tflite.forms import Form
 from compresskit.tflite.lower import lower
 
 TIMEOUT_SECONDS = 1800
@@ -38,6 +39,7 @@ def convert(
     sample: Any,
     calibration: Any = None,
     ranges: Sequence[Range] = (),
+    lstm: Form = "fused",
 ) -> bytes:
     """Converts a model to the bytes of a .tflite file.
 
@@ -45,13 +47,14 @@ def convert(
         sample: a batch of inputs as the model takes them.
         calibration: representative inputs, for integer precisions; same structure.
         ranges: activation ranges that training learned.
+        lstm: in which form recurrent layers are written.
 
     Raises:
         ConversionError: the converter refused, crashed, or took too long.
     """
     with tempfile.TemporaryDirectory(prefix="compresskit-") as folder:
         saved_model, out, arrays = (Path(folder, name) for name in ("model", "out", "data.npz"))
-        lower(model, sample, saved_model, ranges)
+        lower(model, sample, saved_model, ranges, lstm, integer=precision.integer)
         request = {
             "saved_model": str(saved_model),
             "out": str(out),
@@ -59,6 +62,10 @@ def convert(
             "weights": precision.weights,
             "activations": precision.activations,
             "io": precision.io,
+            "integer_inputs": all(
+                np.issubdtype(np.asarray(value).dtype, np.integer)
+                for value in keras.tree.flatten(sample)
+            ),
             "per_channel_dense": precision.grid.per_channel_dense,
         }
         if precision.integer:

@@ -17,15 +17,25 @@ import tensorflow as tf
 
 from compresskit.parametrize import reading
 from compresskit.ranges import Range, applied
+from compresskit.tflite.forms import Form, lowered
 
 
-def frozen(model: keras.Model, sample: Any, ranges: Sequence[Range] = ()) -> Any:
+def frozen(
+    model: keras.Model,
+    sample: Any,
+    ranges: Sequence[Range] = (),
+    lstm: Form = "fused",
+    *,
+    integer: bool = False,
+) -> Any:
     """The concrete function of the model at inference.
 
     Args:
         sample: a batch of inputs as the model takes them; its shapes but the first
             dimension become the static shapes.
         ranges: activation ranges that are put into the graph as fake-quant ops.
+        lstm: in which form recurrent layers are written.
+        integer: whether the file will compute in integers.
     """
     flat = [np.asarray(value) for value in keras.tree.flatten(sample)]
     names = _input_names(model, len(flat))
@@ -42,13 +52,21 @@ def frozen(model: keras.Model, sample: Any, ranges: Sequence[Range] = ()) -> Any
         flat_outputs = keras.tree.flatten(outputs)
         return {f"output_{index}": value for index, value in enumerate(flat_outputs)}
 
-    with applied(model, ranges):
+    with applied(model, ranges), lowered(model, lstm, integer=integer):
         return tf.function(call, autograph=False).get_concrete_function(*specs)
 
 
-def lower(model: keras.Model, sample: Any, folder: Path, ranges: Sequence[Range] = ()) -> None:
+def lower(
+    model: keras.Model,
+    sample: Any,
+    folder: Path,
+    ranges: Sequence[Range] = (),
+    lstm: Form = "fused",
+    *,
+    integer: bool = False,
+) -> None:
     """Writes the frozen model as a SavedModel with the signature `serving_default`."""
-    function = frozen(model, sample, ranges)
+    function = frozen(model, sample, ranges, lstm, integer=integer)
     module = tf.Module()
     module.function = function
     tf.saved_model.save(module, str(folder), signatures={"serving_default": function})

@@ -9,31 +9,41 @@ from __future__ import annotations
 
 import numpy as np
 
-from compresskit.tflite.audit import Audit, Tensor
+from compresskit.tflite.audit import Audit
 
 # Mean difference, relative to each row's largest value, that two roundings may make.
 TOLERANCE = 0.05
 
 
-def find(matrix: np.ndarray, audit: Audit) -> tuple[Tensor, np.ndarray] | None:
-    """The weight tensor of the file that holds a Keras weight.
+def find(matrix: np.ndarray, audit: Audit, parts: int = 1) -> np.ndarray | None:
+    """What a file holds of a Keras weight.
 
     Args:
         matrix: the Keras weight as output channels by inputs (`Weight.matrix`).
+        parts: into how many tensors of equal size, one below the other, the file may
+            have cut it: the gates of an LSTM.
 
     Returns:
-        The tensor and its values as a matrix of the same shape, or None.
+        The stored values as a matrix of the same shape, or None.
     """
+    found = [_find(part, audit) for part in np.split(matrix, parts)]
+    if any(part is None for part in found):
+        # A converter that does not fuse keeps the weight in one piece.
+        return find(matrix, audit) if parts > 1 else None
+    return np.concatenate([part for part in found if part is not None])
+
+
+def _find(matrix: np.ndarray, audit: Audit) -> np.ndarray | None:
     wanted = _proportions(matrix)
-    best: tuple[float, Tensor, np.ndarray] | None = None
+    best: tuple[float, np.ndarray] | None = None
     for tensor in audit.weights:
         stored = audit.matrix(tensor)
         if stored.shape != matrix.shape:
             continue
         distance = float(np.mean(np.abs(_proportions(stored.astype(np.float32)) - wanted)))
         if distance < TOLERANCE and (best is None or distance < best[0]):
-            best = (distance, tensor, stored)
-    return None if best is None else best[1:]
+            best = (distance, stored)
+    return None if best is None else best[1]
 
 
 def _proportions(matrix: np.ndarray) -> np.ndarray:

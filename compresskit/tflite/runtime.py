@@ -14,6 +14,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from compresskit.errors import DataError, ModelError, Problem
+from compresskit.progress import muted
 
 
 @final
@@ -31,13 +32,15 @@ class Runner:
     def __init__(self, content: bytes, *, threads: int = 1, where: str = "model.tflite"):
         self.where = where
         try:
-            self._interpreter = Interpreter(model_content=content, num_threads=threads)
-            self._interpreter.allocate_tensors()
+            # LiteRT announces the delegate of its first file.
+            with muted():
+                self._interpreter = Interpreter(model_content=content, num_threads=threads)
+                self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise ModelError(
                 Problem(
                     where=where,
-                    found=f"LiteRT cannot load the file: {error}",
+                    found=f"LiteRT cannot load the file: {' '.join(str(error).split())}",
                     expected="a .tflite file of ops that LiteRT has",
                     fix="export it again without custom or Flex ops",
                 )
@@ -81,6 +84,8 @@ class Runner:
             )
         answers = []
         for index in range(len(inputs)):
+            # A fused LSTM keeps its state from one call to the next.
+            self._interpreter.reset_all_variables()
             quantized = self._quantized(inputs[index : index + 1])
             self._interpreter.set_tensor(self._input["index"], quantized)
             self._interpreter.invoke()

@@ -19,8 +19,8 @@ def convert(request: dict[str, Any]) -> None:
     """Converts a SavedModel to a .tflite file.
 
     The request has `saved_model`, `out`, `weights`, `activations`, `io`,
-    `per_channel_dense` and, for integer activations, `calibration`, a .npz file with one
-    array of samples for each input.
+    `per_channel_dense`, `integer_inputs` and, for integer activations, `calibration`, a
+    .npz file with one array of samples for each input.
     """
     import numpy as np
     import tensorflow as tf
@@ -42,7 +42,9 @@ def convert(request: dict[str, Any]) -> None:
             "per_channel_dense"
         ]
     if request["io"] == "int8":
-        converter.inference_input_type = tf.int8
+        # Tokens stay what they are: the converter takes no int32 here.
+        if not request["integer_inputs"]:
+            converter.inference_input_type = tf.int8
         converter.inference_output_type = tf.int8
     Path(request["out"]).write_bytes(converter.convert())
 

@@ -2,7 +2,8 @@
 
     .venv/bin/python tests/benchmarks/step_time.py
 
-One thread. In each engine's process the three models take turns, block by block, and the
+One thread, and processor time rather than time on the clock, which other work on the machine
+would disturb. In each engine's process the three models take turns, block by block, and the
 ratio of each block to the plain block beside it is taken; the table shows the median and
 the range of the ratios. TFMOT runs on the same network in tf_keras, in a process of its
 own (`pip install -e .[tfmot]`).
@@ -123,10 +124,10 @@ def measure(engine, network):
     times = {name: [] for name in models}
     for block in range(BLOCKS + 1):
         for name, (model, callbacks) in models.items():
-            start = time.perf_counter()
+            start = time.process_time()
             model.fit(x, y, batch_size=BATCH, verbose=0, shuffle=False, callbacks=callbacks)
             if block:  # the first one traces
-                times[name].append((time.perf_counter() - start) / STEPS * 1000)
+                times[name].append((time.process_time() - start) / STEPS * 1000)
     ratios = {
         name: [t / p for t, p in zip(times[name], times["plain"], strict=True)]
         for name in ("prune", "qat")

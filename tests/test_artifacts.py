@@ -1,0 +1,165 @@
+"""compresskit.artifacts: what a file keeps of what a recipe promised."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from compresskit import artifacts
+from compresskit.artifacts import Kept, compare
+from compresskit.progress import Bars
+from compresskit.recipe import Export
+from compresskit.resolution import resolve
+from compresskit.tflite.audit import audit
+from compresskit.weights import weights_of
+from tests.files import int8_file, plain_file
+from tests.runs import digits, recipe
+from tests.training import compressed, trained
+
+
+class TestCompare:
+    def test_equal(self):
+        outputs = np.eye(4, dtype=np.float32)
+        made = compare(outputs, outputs)
+        assert (made.samples, made.agreement) == (4, 1.0)
+        assert made.max_abs_error == made.mean_abs_error == 0.0
+
+    def test_another_answer(self):
+        reference = np.eye(4, dtype=np.float32)
+        outputs = reference.copy()
+        outputs[0] = [0.0, 1.0, 0.0, 0.0]
+        made = compare(outputs, reference)
+        assert made.agreement == 0.75
+        assert made.max_abs_error == 1.0
+        assert made.mean_abs_error == pytest.approx(2 / 16)
+
+    def test_another_number_with_the_same_answer(self):
+        reference = np.eye(4, dtype=np.float32)
+        made = compare(reference * np.float32(0.5), reference)
+        assert made.agreement == 1.0
+        assert made.max_abs_error == 0.5
+
+    def test_yes_or_no(self):
+        made = compare(np.array([[0.6], [0.2]]), np.array([[0.4], [0.1]]))
+        assert made.agreement == 0.5
+
+
+@pytest.fixture(scope="module")
+def made():
+    """A pruned, quantized perceptron as a file: report, audit, resolved export."""
+    (resolved, _), _ = resolve(recipe())
+    done = compressed("mlp")
+    report, audited, content = artifacts.artifact(
+        done.model,
+        Export(target="edge-cpu"),
+        resolved,
+        digits(),
+        metric="accuracy",
+        ranges=done.ranges,
+        bars=Bars(),
+    )
+    return report, audited, content, resolved
+
+
+def kept(change=None, **promised):
+    """What was made of the first weight, as if by a stage `sparsify`."""
+    done = compressed("mlp")
+    (weight, *_) = weights_of(done.model)
+    matrix = weight.matrix(weight.variable.numpy())
+    matrix = matrix if change is None else change(matrix)
+    return Kept(path=weight.path, matrix=matrix, stage="sparsify", **promised)
+
+
+def promises(made, *kept, export=None, audited=None, drop=0.0):
+    report, read, _, resolved = made
+    export = export or Export(target="edge-cpu")
+    return artifacts.promises(report, audited or read, export, resolved, kept, drop)
+
+
+def only_broken(found):
+    (one,) = [each for each in found if not each.kept]
+    return one
+
+
+class TestArtifact:
+    def test_figures_are_those_of_the_bytes(self, made):
+        report, audited, content, _ = made
+        assert report.bytes == len(content) == audited.size
+        assert report.path == "edge-cpu-int8.tflite"
+        assert report.ops == audited.counts
+        assert report.float_ops == 0
+        assert [each.shape for each in report.tensors] == [(32, 64), (10, 32)]
+        assert report.weight_bytes == 32 * 64 + 10 * 32
+        assert report.parity.samples == 64
+        assert report.latency_ms > 0
+
+    def test_sparsity_counts_values_not_tensors(self, made):
+        report = made[0]
+        zeros = sum(each.sparsity * each.bytes for each in report.tensors)
+        assert report.sparsity == pytest.approx(zeros / report.weight_bytes)
+
+
+class TestPromises:
+    def test_all_kept(self, made):
+        share = float(np.mean(kept().matrix == 0))
+        assert share >= 0.6
+        found = promises(made, kept(sparsity=share, bits=8))
+        assert all(each.kept for each in found)
+        assert [each.what for each in found] == [
+            "edge-cpu-int8.tflite agrees with the Keras model",
+            "no op of edge-cpu-int8.tflite computes in float",
+            "sparsity of fc1/kernel in edge-cpu-int8.tflite",
+        ]
+
+    def test_less_sparse_than_pruned(self, made):
+        one = only_broken(promises(made, kept(sparsity=0.999)))
+        assert one.stage == "sparsify"
+        assert one.what == "sparsity of fc1/kernel in edge-cpu-int8.tflite"
+        assert one.expected == 0.999
+        assert one.measured == pytest.approx(np.mean(kept().matrix == 0), abs=0.01)
+
+    def test_a_weight_that_is_missing(self, made):
+        one = only_broken(promises(made, kept(lambda matrix: matrix[:, ::-1], sparsity=0.5)))
+        assert one.stage == "sparsify"
+        assert one.what == "fc1/kernel is found in edge-cpu-int8.tflite"
+        assert (one.expected, one.measured) == ("a weight tensor", "none like it")
+
+    def test_a_file_of_another_model(self, made):
+        other = audit(int8_file("cnn"))
+        assert only_broken(promises(made, kept(sparsity=0.5), audited=other)).stage == "sparsify"
+
+    def test_a_weight_that_came_back_to_life(self, made):
+        """The unpruned file of the same model: its weights are not those that were baked."""
+        dense = audit(plain_file("mlp", "dynamic"))
+        matrix = weights_of(trained("mlp"))[0]
+        trained_matrix = matrix.matrix(matrix.variable.numpy())
+        promise = Kept(path="fc1/kernel", matrix=trained_matrix, stage="sparsify", sparsity=0.6)
+        one = only_broken(promises(made, promise, audited=dense))
+        assert one.stage == "sparsify"
+        assert one.measured < 0.1
+
+    def test_more_values_than_bits(self, made):
+        one = only_broken(promises(made, kept(bits=3)))
+        assert one.what == "distinct values in a channel of fc1/kernel in edge-cpu-int8.tflite"
+        assert one.expected == 7
+        assert one.measured > 7
+
+    def test_answers_that_disagree(self, made):
+        export = Export(target="edge-cpu", parity={"min_agreement": 1.0})
+        found = promises(made, export=export)
+        assert found[0].expected == 1.0
+        assert found[0].kept == (found[0].measured == 1.0)
+        assert found[0].stage == "edge-cpu-int8.tflite"
+
+    @pytest.mark.parametrize(("drop", "holds"), [(-0.1, True), (0.01, True), (0.0101, False)])
+    def test_gate(self, made, drop, holds):
+        export = Export(target="edge-cpu", gate={"max_drop": 0.01})
+        gate = promises(made, export=export, drop=drop)[1]
+        assert gate.what == "edge-cpu-int8.tflite loses at most so much of accuracy"
+        assert (gate.expected, gate.measured, gate.kept) == (0.01, drop, holds)
+
+    def test_a_hair_above_the_gate(self, made):
+        export = Export(target="edge-cpu", gate={"max_drop": 0.005})
+        drop = 0.905 - 0.9
+        assert drop > 0.005
+        assert promises(made, export=export, drop=drop)[1].kept
