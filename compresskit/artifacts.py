@@ -30,6 +30,12 @@ from compresskit.tflite.lower import predictions
 from compresskit.tflite.match import find
 from compresskit.tflite.runtime import Runner
 
+_KEEPS_STATE = (
+    "The fused LSTM keeps its state from one call to the next: reset it before each sequence "
+    "(interpreter.reset_all_variables(); in TFLite Micro interpreter.reset()). Signature "
+    "runners do not reset it."
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
@@ -107,6 +113,7 @@ def artifact(
         tensors=tensors(audited),
         claim=resolved.target.claim if all(each.warning for each in findings) else "",
         findings=tuple(FindingReport(**asdict(finding)) for finding in findings),
+        notes=(_KEEPS_STATE,) if "UNIDIRECTIONAL_SEQUENCE_LSTM" in audited.counts else (),
     )
     return report, audited, content
 

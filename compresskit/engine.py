@@ -232,7 +232,7 @@ def _detach(run: Run) -> None:
         )
     )
     made = {
-        stage.name: {layer.path: layer.sparsity for layer in stage.layers} for stage in run.stages
+        (stage.name, layer.path): layer.sparsity for stage in run.stages for layer in stage.layers
     }
     by_path = {weight.path: weight for weight in weights_of(run.model)}
     for stage, attached in run.attached:
@@ -245,7 +245,7 @@ def _detach(run: Run) -> None:
                     matrix=weight.matrix(weight.variable.numpy()),
                     stage=stage.name,
                     # As the stage left it: what a later one lost is missed in the file.
-                    sparsity=made[stage.name][path] if pruned else None,
+                    sparsity=made[stage.name, path] if pruned else None,
                     pattern=stage.mask_shape if isinstance(stage, Prune) else None,
                     run=weight.input_channels,
                     bits=stage.weight_bits if isinstance(stage, QAT) else None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 import keras
 import numpy as np
 import pytest
@@ -111,17 +113,51 @@ class TestMatrix:
 class TestTable:
     @pytest.mark.parametrize("kind", TABLE, ids=lambda kind: kind.__name__)
     def test_every_row_names_a_variable_with_those_axes(self, kind):
-        shape = (8, 4) if kind.__name__.endswith("1D") else (8, 8, 4)
-        layer = kind(3) if kind is layers.Dense or "Depthwise" in kind.__name__ else kind(3, 2)
+        recurrent = issubclass(kind, layers.RNN)
+        shape = (8, 4) if kind.__name__.endswith("1D") or recurrent else (8, 8, 4)
+        one = recurrent or kind is layers.Dense or "Depthwise" in kind.__name__
+        layer = kind(3) if one else kind(3, 2)
         layer.build((None, *shape))
         for row in layout_of(layer):
-            rank = len(getattr(layer, row.attribute).shape)
+            rank = len(attrgetter(row.attribute)(layer).shape)
             axes = [*row.channels, *(() if row.inputs is None else (row.inputs,))]
             assert len(set(axes)) == len(axes)
             assert max(axes) < rank
 
-    def test_only_dense_is_dense(self):
-        assert {kind for kind, rows in TABLE.items() for row in rows if row.dense} == {layers.Dense}
+    def test_dense_is_what_runs_as_a_matrix_product(self):
+        dense = {kind for kind, rows in TABLE.items() for row in rows if row.dense}
+        assert dense == {layers.Dense, layers.GRU}
+
+    def test_only_an_lstm_has_gates_and_only_an_embedding_is_a_table(self):
+        rows = [(kind, row) for kind, rows in TABLE.items() for row in rows]
+        assert {(kind, row.gates) for kind, row in rows if row.gates} == {(layers.LSTM, 4)}
+        assert {kind for kind, row in rows if row.table} == {layers.Embedding}
+
+    @pytest.mark.parametrize(
+        ("equation", "shape", "channels", "inputs"),
+        [
+            ("abc,cd->abd", (None, 6), (1,), 0),
+            ("abc,cde->abde", (None, 2, 3), (1, 2), 0),
+            ("abcd,cde->abe", (None, 6), (2,), 1),
+            ("...x,xy->...y", (6,), (1,), 0),
+        ],
+    )
+    def test_an_equation_says_the_layout(self, equation, shape, channels, inputs):
+        layer = layers.EinsumDense(equation, output_shape=shape)
+        assert layout_of(layer) == (
+            Layout(attribute="kernel", channels=channels, inputs=inputs, dense=True),
+        )
+
+    def test_an_equation_that_is_no_matrix_product(self):
+        assert layout_of(layers.EinsumDense("ab,b->ab", output_shape=(4,))) is None
+
+    def test_a_row_of_an_einsum_is_what_one_output_channel_reads(self):
+        layer = layers.EinsumDense("abcd,cde->abe", output_shape=(None, 5))
+        layer.build((None, 7, 2, 3))
+        weight = weight_of(layer)
+        values = np.random.default_rng(0).normal(size=weight.shape)
+        np.testing.assert_array_equal(weight.matrix(values), values.reshape(6, 5).T)
+        np.testing.assert_array_equal(weight.from_matrix(weight.matrix(values)), values)
 
     def test_depthwise_kernels_are_not_pruned_unless_named(self):
         spared = {row.attribute for rows in TABLE.values() for row in rows if not row.pruned}
@@ -141,7 +177,7 @@ class TestTable:
             Layout(attribute="kernel", channels=(2,), inputs=3),
         )
 
-    @pytest.mark.parametrize("layer", [layers.LSTM(2), layers.Embedding(3, 2), layers.Layer()])
+    @pytest.mark.parametrize("layer", [layers.SimpleRNN(2), layers.Layer()])
     def test_others_are_not_guessed_at(self, layer):
         assert layout_of(layer) is None
 
@@ -204,7 +240,7 @@ class TestWeightsOf:
         assert weight.path == "custom/matrix"
         assert weight.layout is None
 
-    def test_recurrent_and_embedding_weights_are_listed_without_layout(self):
+    def test_recurrent_and_embedding_weights(self):
         inputs = keras.Input((3,), dtype="int32")
         x = layers.Embedding(5, 4, name="embedding")(inputs)
         model = keras.Model(inputs, layers.Dense(2, name="fc")(layers.LSTM(3, name="lstm")(x)))
@@ -215,7 +251,15 @@ class TestWeightsOf:
             "lstm/lstm_cell/recurrent_kernel",
             "fc/kernel",
         ]
-        assert [path for path, layout in found.items() if layout is not None] == ["fc/kernel"]
+        assert [layout.gates for layout in found.values()] == [0, 4, 4, 0]
+        assert [layout.table for layout in found.values()] == [True, False, False, False]
+
+    def test_the_biases_of_attention_are_no_weights(self):
+        inputs = keras.Input((5, 4))
+        attention = layers.MultiHeadAttention(2, 3, name="attention")
+        found = weights_of(keras.Model(inputs, attention(inputs, inputs)))
+        assert len(found) == 4
+        assert all(weight.path.endswith("/kernel") and weight.layout for weight in found)
 
     def test_a_tied_variable_belongs_to_the_layer_that_the_table_knows(self):
         class Tied(layers.Layer):
@@ -241,6 +285,15 @@ class TestWeightsOf:
     def test_a_model_without_weights(self):
         inputs = keras.Input((4,))
         assert weights_of(keras.Model(inputs, layers.ReLU()(inputs))) == []
+
+
+def test_a_recurrent_layer_is_one_leaf():
+    inputs = keras.Input((4, 3))
+    both = layers.Bidirectional(layers.LSTM(2, name="lstm"), name="both")
+    model = keras.Model(inputs, layers.RNN([layers.LSTMCell(2), layers.GRUCell(2)])(both(inputs)))
+    found = {type(leaf) for leaf in leaves(model)}
+    assert {layers.LSTM, layers.RNN} <= found
+    assert not {layers.Bidirectional, layers.LSTMCell, layers.GRUCell} & found
 
 
 def test_leaves_hold_no_other_layers():

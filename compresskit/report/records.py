@@ -121,6 +121,7 @@ class ArtifactReport:
         requantize_ops: number of QUANTIZE and DEQUANTIZE ops.
         claim: what the target says of the file, or an empty string.
         findings: what of it the target does not run.
+        notes: what whoever runs the file must know.
         sparsity: share of zeros over all weight tensors.
     """
 
@@ -140,6 +141,7 @@ class ArtifactReport:
     tensors: tuple[TensorReport, ...]
     claim: str
     findings: tuple[FindingReport, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
