@@ -135,15 +135,15 @@ class TestWhatIsPruned:
 
     def test_layers_that_are_not_known_are_left_out_unless_they_are_named(self):
         inputs = keras.Input((4, 3))
-        x = keras.layers.LSTM(4, name="lstm")(inputs)
+        x = keras.layers.SimpleRNN(4, name="rnn")(inputs)
         model = keras.Model(inputs, keras.layers.Dense(2, name="fc")(x))
         stage = Prune(sparsity=0.5)
         selection = Pruning(stage).select(model, "stages[0]")
         assert [weight.path for weight in selection.taken] == ["fc/kernel"]
         assert selection.skipped[0].reason == (
-            "layers of type LSTMCell are pruned only when targets names them"
+            "layers of type SimpleRNNCell are pruned only when targets names them"
         )
-        named = Pruning(Prune(sparsity=0.5, targets=["lstm"])).select(model, "stages[0]")
+        named = Pruning(Prune(sparsity=0.5, targets=["rnn"])).select(model, "stages[0]")
         assert len(named.taken) == 2
 
     def test_too_few_channels_for_a_pattern(self):

@@ -231,12 +231,12 @@ class TestSelection:
 
     def test_layers_without_a_kernel_that_is_known(self):
         inputs = keras.Input((4, 3))
-        x = layers.LSTM(4, name="lstm")(inputs)
+        x = layers.SimpleRNN(4, name="rnn")(inputs)
         model = keras.Model(inputs, layers.Dense(2, name="fc")(x))
-        selection = Quantization(QAT(targets=["lstm"])).select(model, "stages[0]")
+        selection = Quantization(QAT(targets=["rnn"])).select(model, "stages[0]")
         assert selection.taken == ()
         assert {skip.reason for skip in selection.skipped} == {
-            "no integer kernel is known for layers of type LSTMCell",
+            "no integer kernel is known for layers of type SimpleRNNCell",
             "not among the targets",
         }
 

@@ -50,7 +50,7 @@ class TestFrozen:
         done = compressed(name)
         function = frozen(done.model, done.x[:1], done.ranges)
         kinds = [op.type for op in function.graph.get_operations()]
-        assert kinds.count("FakeQuantWithMinMaxArgs") == len(done.ranges)
+        assert kinds.count("FakeQuantWithMinMaxVars") == len(done.ranges)
         (given,) = outputs_of(function, done.x[:1])
         np.testing.assert_allclose(given, done.trained[:1], atol=1e-6)
 

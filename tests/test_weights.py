@@ -289,8 +289,9 @@ class TestWeightsOf:
 
 def test_a_recurrent_layer_is_one_leaf():
     inputs = keras.Input((4, 3))
-    both = layers.Bidirectional(layers.LSTM(2, name="lstm"), name="both")
-    model = keras.Model(inputs, layers.RNN([layers.LSTMCell(2), layers.GRUCell(2)])(both(inputs)))
+    lstm = layers.LSTM(2, return_sequences=True, name="lstm")
+    x = layers.Bidirectional(lstm, name="both")(inputs)
+    model = keras.Model(inputs, layers.RNN([layers.LSTMCell(2), layers.GRUCell(2)])(x))
     found = {type(leaf) for leaf in leaves(model)}
     assert {layers.LSTM, layers.RNN} <= found
     assert not {layers.Bidirectional, layers.LSTMCell, layers.GRUCell} & found
