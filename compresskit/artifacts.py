@@ -24,11 +24,14 @@ from compresskit.report.records import (
     TensorReport,
 )
 from compresskit.resolution import Resolved
+from compresskit.samples import take
+from compresskit.target import Finding
 from compresskit.tflite.audit import Audit, audit
 from compresskit.tflite.convert import convert
 from compresskit.tflite.lower import predictions
-from compresskit.tflite.match import find
+from compresskit.tflite.match import find, looked_up
 from compresskit.tflite.runtime import Runner
+from compresskit.tflite.scales import check_scales
 
 _KEEPS_STATE = (
     "The fused LSTM keeps its state from one call to the next: reset it before each sequence "
@@ -49,6 +52,8 @@ class Kept:
         run: length of the innermost run of input channels, along which N:M groups lie.
         bits: of a quantized weight, or None.
         parts: how many tensors a kernel may hold it in.
+        table: whether it is looked up. Rows that do not depend on the model's input are
+            looked up by the converter, and the file holds those rows alone.
     """
 
     path: str
@@ -59,6 +64,7 @@ class Kept:
     run: int = 1
     bits: int | None = None
     parts: int = 1
+    table: bool = False
 
 
 def artifact(
@@ -83,19 +89,21 @@ def artifact(
         content = convert(
             model,
             precision,
-            sample=dataset.x_test[:1],
+            sample=take(dataset.x_test, slice(1)),
             calibration=dataset.representative(export.calibration.samples),
             ranges=used,
             lstm=export.lstm,
         )
     audited = audit(content, resolved.file)
-    audited.check_scales(resolved.file)
+    check_scales(audited, resolved.file)
     runner = Runner(content, where=resolved.file)
-    with bars.task(f"running {resolved.file}", len(dataset.x_test)) as update:
+    with bars.task(f"running {resolved.file}", len(dataset.y_test)) as update:
         outputs = runner.predict(dataset.x_test, lambda done: update(done=done))
-    samples = min(export.parity.samples, len(dataset.x_test))
-    reference = predictions(model, dataset.x_test[:samples], used)
-    findings = resolved.target.check(audited) if resolved.target.check else ()
+    samples = min(export.parity.samples, len(dataset.y_test))
+    reference = predictions(model, take(dataset.x_test, slice(samples)), used)
+    findings = list(resolved.target.check(audited) if resolved.target.check else ())
+    if precision.integer:
+        findings += _left_in_float(audited)
     report = ArtifactReport(
         target=resolved.target.name,
         precision=resolved.precision_name,
@@ -127,6 +135,21 @@ def compare(outputs: np.ndarray, reference: np.ndarray) -> Parity:
         max_abs_error=float(error.max()),
         mean_abs_error=float(error.mean()),
     )
+
+
+def _left_in_float(audited: Audit) -> list[Finding]:
+    """The ops of an integer file that compute in float, each with its place."""
+    return [
+        Finding(
+            index=op.index,
+            op=op.name,
+            reason=f"computes {audited.tensors[op.outputs[0]].name!r} in float: the converter has "
+            "no integer form of it, and casts before and behind it",
+            warning=True,
+        )
+        for op in audited.computed_in_float()
+        if op not in audited.requantized()
+    ]
 
 
 def zeros(audited: Audit) -> float:
@@ -196,26 +219,40 @@ def promises(
 
 def _weight_promises(each: Kept, file: str, audited: Audit, resolved: Resolved) -> list[Promise]:
     stored = find(each.matrix, audited, each.parts)
+    least = each.sparsity
+    if stored is None and each.table:
+        stored, rows = looked_up(each.matrix, audited)
+        if stored is not None and least is not None:
+            least = min(least, float(np.mean(each.matrix[rows] == 0)))
+        if stored is None and least is None and not _counts(each, resolved):
+            return []  # floats that the converter added up with others: nothing was promised
     if stored is None:
         what = f"{each.path} is found in {file}"
-        return [_promise(what, each.stage, "a weight tensor", "none like it", False)]
+        seen = "none like it"
+        if each.table:
+            seen += ": its rows were looked up at conversion and added up with others; `ignore:` it"
+        return [_promise(what, each.stage, "a weight tensor", seen, False)]
     made = []
-    if each.sparsity is not None:
+    if least is not None:
         sparsity = float(np.mean(stored == 0))
         what = f"sparsity of {each.path} in {file}"
-        enough = sparsity >= each.sparsity - 1e-9
-        made.append(_promise(what, each.stage, each.sparsity, sparsity, enough))
+        enough = sparsity >= least - 1e-9
+        made.append(_promise(what, each.stage, least, sparsity, enough))
     if isinstance(each.pattern, NM):
         broken = breaks(stored, each.pattern, each.run)
         what = f"groups of {each.path} in {file} that break {each.pattern.n}:{each.pattern.m}"
         made.append(_promise(what, each.stage, 0, broken, broken == 0))
-    # With 8 bits the type of the tensor says it all.
-    if each.bits is not None and each.bits < 8 and resolved.precision.integer:
-        most = 2**each.bits - 1
+    if _counts(each, resolved):
+        most = 2 ** (each.bits or 8) - 1
         distinct = max(len(np.unique(row)) for row in stored)
         what = f"distinct values in a channel of {each.path} in {file}"
         made.append(_promise(what, each.stage, most, distinct, distinct <= most))
     return made
+
+
+def _counts(each: Kept, resolved: Resolved) -> bool:
+    """Whether the number of distinct values says something: with 8 bits the type does."""
+    return each.bits is not None and each.bits < 8 and resolved.precision.integer
 
 
 def _promise(what: str, stage: str, expected: Any, measured: Any, kept: bool) -> Promise:

@@ -17,9 +17,25 @@ import numpy as np
 
 from compresskit import builders, catalog, datafiles
 from compresskit.errors import DataError, Problem, nearest
+from compresskit.samples import (
+    Samples,
+    check_labels,
+    check_samples,
+    count,
+    plain_labels,
+    plain_samples,
+    shapes,
+    take,
+)
 from compresskit.tokenize import Tokenizer
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+_READ: dict[str, Any] = {
+    "x_train": plain_samples,
+    "y_train": plain_labels,
+    "x_test": plain_samples,
+    "y_test": plain_labels,
+}
 FORMS = "a Dataset, ((x_train, y_train), (x_test, y_test)), or a dict of the four arrays"
 
 
@@ -29,7 +45,8 @@ class Dataset:
 
     Attributes:
         name: what a report calls it.
-        x_train: samples, shape (n, ...); float32, or integers for tokens.
+        x_train: samples, shape (n, ...); float32, or integers for tokens. For a model of
+            several inputs a dict of such arrays, by the inputs' names.
         y_train: labels, shape (n,), int32 or int64, from 0 up.
         x_test: like `x_train`; no sample of it is ever trained on.
         y_test: like `y_train`.
@@ -38,9 +55,9 @@ class Dataset:
     """
 
     name: str
-    x_train: np.ndarray
+    x_train: Samples
     y_train: np.ndarray
-    x_test: np.ndarray
+    x_test: Samples
     y_test: np.ndarray
     classes: tuple[str, ...] | None = None
     tokenizer: Tokenizer | None = None
@@ -52,7 +69,7 @@ class Dataset:
             return len(self.classes)
         return int(max(self.y_train.max(), self.y_test.max())) + 1
 
-    def representative(self, samples: int, seed: int = 0) -> np.ndarray:
+    def representative(self, samples: int, seed: int = 0) -> Any:
         """A fixed random choice of training samples, for calibration.
 
         Args:
@@ -67,7 +84,7 @@ class Dataset:
             DataError: `samples` is less than 1.
         """
         _check_count("samples", samples)
-        return self.x_train[_order(len(self.x_train), seed)[:samples]]
+        return take(self.x_train, _order(count(self.x_train), seed)[:samples])
 
     def limit(self, train: int | None = None, test: int | None = None) -> Dataset:
         """At most `train` and `test` samples, a fixed random choice in their old order.
@@ -83,8 +100,8 @@ class Dataset:
                 continue
             _check_count(split, most)
             x, y = getattr(self, f"x_{split}"), getattr(self, f"y_{split}")
-            chosen = np.sort(_order(len(x), 0)[:most])
-            arrays[f"x_{split}"], arrays[f"y_{split}"] = x[chosen], y[chosen]
+            chosen = np.sort(_order(count(x), 0)[:most])
+            arrays[f"x_{split}"], arrays[f"y_{split}"] = take(x, chosen), y[chosen]
         return replace(self, **arrays)
 
 
@@ -94,7 +111,8 @@ def load(spec: Any, *, where: str = "data", base: Path | None = None) -> Dataset
     Args:
         spec: a registered name; a record of a recipe (`Builder`, `NpzData`,
             `DirectoryData`); a `Dataset`; a dict of the arrays `x_train`, `y_train`,
-            `x_test`, `y_test`; or ((x_train, y_train), (x_test, y_test)).
+            `x_test`, `y_test`; or ((x_train, y_train), (x_test, y_test)). For a model of
+            several inputs x is a dict by their names, in a file `x_train.NAME`.
         where: where `spec` was read, for errors.
         base: the folder of the recipe. Relative paths start from the current directory
             or, if nothing is there, from here.
@@ -141,18 +159,19 @@ def check(dataset: Dataset, *, where: str = "data") -> list[Problem]:
     problems = []
     for split in ("train", "test"):
         x, y = getattr(dataset, f"x_{split}"), getattr(dataset, f"y_{split}")
-        problems += _check_samples(x, f"{where}.x_{split}")
-        problems += _check_labels(y, f"{where}.y_{split}", dataset.classes)
-        if len(np.shape(x)) and len(np.shape(y)) and len(x) != len(y):
+        wrong = check_samples(x, f"{where}.x_{split}")
+        wrong += check_labels(y, f"{where}.y_{split}", dataset.classes)
+        problems += wrong
+        if not wrong and count(x) != len(y):
             problems.append(
                 Problem(
                     where=f"{where}.y_{split}",
-                    found=f"{len(y)} labels for {len(x)} samples",
+                    found=f"{len(y)} labels for {count(x)} samples",
                     expected=f"as many labels in y_{split} as samples in x_{split}",
                     fix="write both arrays from the same list of samples",
                 )
             )
-    train, test = np.shape(dataset.x_train)[1:], np.shape(dataset.x_test)[1:]
+    train, test = shapes(dataset.x_train), shapes(dataset.x_test)
     if train != test:
         problems.append(
             Problem(
@@ -190,7 +209,7 @@ def _collect(made: Any, *, name: str, where: str) -> Dataset:
 def _from_mapping(made: Mapping[str, Any], name: str, where: str) -> Dataset:
     problems = []
     for key in ARRAYS:
-        if key not in made:
+        if key not in made and not _inputs(made, key):
             match = nearest(key, [str(other) for other in made if other not in ARRAYS])
             problems.append(
                 Problem(
@@ -202,10 +221,13 @@ def _from_mapping(made: Mapping[str, Any], name: str, where: str) -> Dataset:
             )
     arrays: dict[str, Any] = {}
     for key in (*ARRAYS, "classes"):
-        if key not in made:
+        inputs = _inputs(made, key)
+        if key not in made and not inputs:
             continue
         try:
-            arrays[key] = np.asarray(made[key])
+            # One by one: what cannot be read is read here.
+            given = made[key] if key in made else {name: made[full] for name, full in inputs}
+            arrays[key] = _READ.get(key, np.asarray)(given)
         # A member of an npz file is only read, and only found damaged, when asked for.
         except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as cause:
             problems.append(
@@ -220,80 +242,26 @@ def _from_mapping(made: Mapping[str, Any], name: str, where: str) -> Dataset:
     if problems:
         # What can be checked already is, so that one run shows all there is to mend.
         for key, array in arrays.items():
-            one = _check_samples if key.startswith("x") else _check_labels
-            problems += one(_plain(key, array), f"{where}.{key}")
+            check_one: Any = check_samples if key.startswith("x") else check_labels
+            problems += check_one(array, f"{where}.{key}")
         raise DataError(problems)
     names = None if classes is None else tuple(str(label) for label in classes)
     return _checked(Dataset(name=name, classes=names, **arrays), where)
 
 
+def _inputs(made: Mapping[str, Any], key: str) -> list[tuple[str, str]]:
+    """The arrays `x_train.NAME` of a mapping: the name of each input, and its key."""
+    found = [str(full) for full in made if str(full).startswith(f"{key}.")]
+    return [(full.removeprefix(f"{key}."), full) for full in found if key.startswith("x_")]
+
+
 def _checked(dataset: Dataset, where: str) -> Dataset:
-    arrays: dict[str, Any] = {key: _plain(key, np.asarray(getattr(dataset, key))) for key in ARRAYS}
+    arrays: dict[str, Any] = {key: _READ[key](getattr(dataset, key)) for key in ARRAYS}
     dataset = replace(dataset, **arrays)
     problems = check(dataset, where=where)
     if problems:
         raise DataError(problems)
     return dataset
-
-
-def _plain(key: str, array: np.ndarray) -> np.ndarray:
-    """The array in the type and shape that `Dataset` promises, values unchanged."""
-    if key.startswith("x"):
-        small = array.dtype in (np.uint8, np.bool_)
-        return array.astype(np.float32, copy=False) if small or array.dtype.kind == "f" else array
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.dtype.kind in "iu" and array.dtype not in (np.int32, np.int64):
-        array = array.astype(np.int64)
-    return array
-
-
-def _check_samples(x: np.ndarray, where: str) -> list[Problem]:
-    def problem(found: str, expected: str, fix: str) -> list[Problem]:
-        return [Problem(where=where, found=found, expected=expected, fix=fix)]
-
-    if x.dtype.kind not in "fiu":
-        return problem(f"type {x.dtype}", "numbers", "encode the samples as float32 or int32")
-    if x.ndim < 2:
-        return problem(
-            f"shape {x.shape}", "(samples, ...), at least two axes", "add the axis of the features"
-        )
-    if x.size == 0:
-        return problem(f"shape {x.shape}", "at least one sample", "check what wrote the array")
-    if x.dtype.kind != "f":
-        return []
-    broken = np.flatnonzero(~np.isfinite(x).reshape(len(x), -1).all(axis=1))
-    if broken.size == 0:
-        return []
-    return problem(
-        f"NaN or infinite values in {broken.size} of {len(x)} samples, first at index {broken[0]}",
-        "finite numbers",
-        "remove these samples, or fill in the values",
-    )
-
-
-def _check_labels(
-    y: np.ndarray, where: str, classes: tuple[str, ...] | None = None
-) -> list[Problem]:
-    def problem(found: str, expected: str, fix: str) -> list[Problem]:
-        return [Problem(where=where, found=found, expected=expected, fix=fix)]
-
-    if y.ndim != 1:
-        fix = "turn one-hot rows into integers: y.argmax(axis=-1)"
-        return problem(f"shape {y.shape}", "(samples,), one label a sample", fix)
-    if y.size == 0:
-        return problem("no labels", "at least one label", "check what wrote the array")
-    if y.dtype.kind not in "iu":
-        return problem(f"type {y.dtype}", "int32 or int64", "convert it: y.astype('int64')")
-    if y.min() < 0:
-        return problem(f"label {y.min()}", "labels from 0 up", "number the classes from 0")
-    if classes is not None and y.max() >= len(classes):
-        return problem(
-            f"label {y.max()}, but {len(classes)} class names",
-            f"labels 0 to {len(classes) - 1}",
-            "name every class",
-        )
-    return []
 
 
 def _check_count(name: str, count: int) -> None:

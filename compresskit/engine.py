@@ -28,6 +28,7 @@ from compresskit.report.html import render as render_html
 from compresskit.report.records import Promise, Report, StageReport
 from compresskit.resolution import training_grid
 from compresskit.run import Run, measure_baseline
+from compresskit.samples import take
 from compresskit.stages import QAT, Prune, Stage
 from compresskit.tflite.lower import predictions
 from compresskit.training import fit
@@ -149,9 +150,9 @@ def _stage(run: Run, index: int) -> bool:
     method = catalog.methods.get(stage.type)(stage)
     attached = method.attach(
         run.model,
-        run.dataset.x_train[:2],
+        take(run.dataset.x_train, slice(2)),
         training_grid(run.exports),
-        Length(epochs=stage.epochs, steps_per_epoch=-(-len(run.dataset.x_train) // size)),
+        Length(epochs=stage.epochs, steps_per_epoch=-(-len(run.dataset.y_train) // size)),
     )
     run.attached.append((stage, attached))
     history = fit(
@@ -231,25 +232,31 @@ def _detach(run: Run) -> None:
             kept=detached.mean_abs_error <= _DETACH_TOLERANCE,
         )
     )
-    made = {
-        (stage.name, layer.path): layer.sparsity for stage in run.stages for layer in stage.layers
-    }
-    by_path = {weight.path: weight for weight in weights_of(run.model)}
+    made: dict[tuple[str, str], float] = {}
+    for report in run.stages:
+        for layer in report.layers:
+            # Layers of a subclassed model may share a path: the least of them counts.
+            key = (report.name, layer.path)
+            made[key] = min(layer.sparsity, made.get(key, 1.0))
+    weights = weights_of(run.model)
     for stage, attached in run.attached:
-        for path in attached.touched:
-            weight = by_path[path]
-            pruned = isinstance(stage, Prune)
+        pruned = isinstance(stage, Prune)
+        touched = set(attached.touched)
+        for weight in weights:
+            if weight.path not in touched:
+                continue
             run.kept.append(
                 Kept(
-                    path=path,
+                    path=weight.path,
                     matrix=weight.matrix(weight.variable.numpy()),
                     stage=stage.name,
                     # As the stage left it: what a later one lost is missed in the file.
-                    sparsity=made[stage.name, path] if pruned else None,
+                    sparsity=made[stage.name, weight.path] if pruned else None,
                     pattern=stage.mask_shape if isinstance(stage, Prune) else None,
                     run=weight.input_channels,
                     bits=stage.weight_bits if isinstance(stage, QAT) else None,
                     parts=max(1, weight.layout.gates) if weight.layout else 1,
+                    table=bool(weight.layout and weight.layout.table),
                 )
             )
 

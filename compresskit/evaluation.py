@@ -40,7 +40,7 @@ def evaluate(
                 fix=did_you_mean(metric, METRICS),
             )
         )
-    figures: dict[str, Any] = {"samples": len(dataset.x_test)}
+    figures: dict[str, Any] = {"samples": len(dataset.y_test)}
     if Path(path).suffix == ".tflite":
         runner = Runner(read_file(path), threads=threads, where=str(path))
         outputs = runner.predict(dataset.x_test)

@@ -18,6 +18,7 @@ from compresskit.ranges import Range
 from compresskit.target import Precision, Target
 from compresskit.tflite.audit import audit
 from compresskit.tflite.convert import convert
+from compresskit.tflite.scales import check_scales
 
 
 def export(
@@ -83,7 +84,7 @@ def export(
         calibration=representative_data,
         ranges=ranges if chosen.integer else (),
     )
-    audit(content, str(path)).check_scales(str(path))
+    check_scales(audit(content, str(path)), str(path))
     write_file(Path(path), content)
     return describe_file(path)
 

@@ -51,6 +51,7 @@ class CallHook:
         inputs: transforms of every float input tensor.
         outputs: transforms of every float output tensor.
         activation: wraps the layer's own activation function, or None.
+        inside: transforms of the tensors that `call` shows, by their names.
     """
 
     def __init__(self, operation: Any):
@@ -61,6 +62,7 @@ class CallHook:
         self.inputs: list[Transform] = []
         self.outputs: list[Transform] = []
         self.activation: Callable[[Transform], Transform] | None = None
+        self.inside: dict[str, list[Transform]] = {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.inputs:
@@ -72,6 +74,10 @@ class CallHook:
             else:
                 outputs = self.call(*args, **kwargs)
         return _transform(outputs, self.outputs) if self.outputs else outputs
+
+    def show(self, name: str, values: Any) -> Any:
+        """What becomes of a tensor inside the operation."""
+        return _transform(values, self.inside.get(name, ()))
 
     def _mapping(self) -> list[tuple[Any, Any]]:
         values: dict[int, tuple[Any, Any]] = {}
@@ -122,8 +128,8 @@ def settle(operation: Any) -> None:
     current = operation.__dict__.get("call")
     if not isinstance(current, CallHook):
         return
-    busy = current.parameters or current.inputs or current.outputs or current.activation
-    if not busy and current.call == current.original:
+    places = (current.parameters, current.inputs, current.outputs, *current.inside.values())
+    if not any(places) and current.activation is None and current.call == current.original:
         del operation.call
 
 

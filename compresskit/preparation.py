@@ -64,7 +64,7 @@ def prepare(
     wrong += _training_problems(recipe, locate)
     if prepared.dataset is not None:
         prepared.steps = [
-            math.ceil(len(prepared.dataset.x_train) / batch_size(recipe, stage))
+            math.ceil(len(prepared.dataset.y_train) / batch_size(recipe, stage))
             for stage in recipe.stages
         ]
         wrong += _schedule_problems(recipe, prepared.steps, locate)

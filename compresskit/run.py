@@ -19,6 +19,7 @@ from compresskit.ranges import Range
 from compresskit.recipe import Recipe
 from compresskit.report.records import ArtifactReport, Baseline, Promise, StageReport
 from compresskit.resolution import Resolved
+from compresskit.samples import take
 from compresskit.stages import Stage
 from compresskit.target import Precision
 from compresskit.tflite.audit import audit
@@ -100,7 +101,7 @@ def measure_baseline(run: Run) -> None:
             where="baseline",
         )
     with run.bars.task("converting the float32 baseline", None):
-        content = convert(run.model, _FLOAT32, sample=run.dataset.x_test[:1])
+        content = convert(run.model, _FLOAT32, sample=take(run.dataset.x_test, slice(1)))
     size = audit(content)
     run.baseline = Baseline(
         metrics=run.measure(predictions(run.model, run.dataset.x_test), "baseline"),

@@ -11,7 +11,14 @@ from compresskit import catalog
 from compresskit.recipe_source import dump
 
 # Data sets by the shape of a sample: what a model with that input was likely made for.
-_BY_SHAPE = {(8, 8, 1): "digits", (8, 8): "digits", (28, 28, 1): "fashion-mnist"}
+_BY_SHAPE: dict[tuple[int, ...], str] = {
+    (8, 8, 1): "digits",
+    (8, 8): "digits",
+    (28, 28, 1): "fashion-mnist",
+    (40, 13): "spoken-digits",
+}
+# Of registered models, whose token ids are those of a known vocabulary.
+_TOKENS: dict[tuple[int, ...], str] = {(32,): "trec-wordpiece"}
 
 _TEMPLATE = """\
 # A starter recipe for {{ model }}. Check it:  compresskit plan {{ file }}
@@ -28,8 +35,9 @@ model: {{ model | yaml }}
 # or {builder: my_pkg.mod:function}.
 data: {{ data }}
 {%- else -%}
-# No data set is known for inputs of shape {{ shape }}: write x_train, y_train, x_test and y_test
-# to a file with numpy.savez, or use {directory: pictures} or {builder: my_pkg.mod:function}.
+# No data set is known for inputs of shape {{ shape }}: write
+# {{ "x_train.NAME and x_test.NAME of each," if several else "x_train, x_test," }} y_train and
+# y_test to a file with numpy.savez, or use {directory: pictures} or {builder: my_pkg.mod:function}.
 data: {npz: data.npz}
 {%- endif %}
 
@@ -45,6 +53,11 @@ stages:
   # Four of five weights become zero, slowly, while the others learn to do without them.
   - name: sparsify
     type: prune
+{%- if computed %}
+    # Looked up by ids that the model computes: the converter may do that beforehand, and then
+    # no file holds these tables.
+    ignore: [{{ computed }}]
+{%- endif %}
     sparsity: {initial: 0.3, final: 0.8, schedule: polynomial}
     granularity: unstructured     # or 2:4, block(1x16)
     scope: layer                  # or global: rank all weights together
@@ -72,7 +85,10 @@ def starter(model: Any, spec: str, *, file: str) -> str:
         spec: what the user called it: a registered name or a path.
         file: what the recipe will be called, for its comments.
     """
-    shape = tuple(model.inputs[0].shape[1:]) if getattr(model, "inputs", None) else ()
+    inputs = getattr(model, "inputs", None) or []
+    shape = tuple(inputs[0].shape[1:]) if len(inputs) == 1 else ()
+    shapes = [f"{each.name} {_times(each.shape[1:])}" for each in inputs]
+    known = {**_BY_SHAPE, **_TOKENS} if spec in catalog.models else _BY_SHAPE
     stem = spec.rsplit("/", 1)[-1].removesuffix(".keras")
     name = re.sub("[^A-Za-z0-9._-]", "-", stem)[:100]
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
@@ -82,7 +98,26 @@ def starter(model: Any, spec: str, *, file: str) -> str:
         file=file,
         pad=" " * max(0, len(spec) - 16),
         name=name.lstrip("._-") or "model",
-        shape=" x ".join(map(str, shape)) or "unknown",
-        data=_BY_SHAPE.get(shape),
+        shape=", ".join(shapes) if len(shapes) > 1 else _times(shape) or "unknown",
+        several=len(inputs) > 1,
+        computed=", ".join(_computed_lookups(model)),
+        data=known.get(shape),
         untrained=spec in catalog.models,
     )
+
+
+def _times(shape: Any) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _computed_lookups(model: Any) -> list[str]:
+    """Names of embeddings that are not given an input of the model, as far as its graph tells."""
+    found = []
+    for layer in model._flatten_layers():
+        if type(layer).__name__ != "Embedding":
+            continue
+        nodes = [node for node in layer._inbound_nodes if node.input_tensors]
+        givers = [node.input_tensors[0]._keras_history.operation for node in nodes]
+        if givers and all(type(giver).__name__ != "InputLayer" for giver in givers):
+            found.append(layer.name)
+    return found

@@ -13,6 +13,7 @@ from compresskit.data import Dataset
 from compresskit.errors import Problem, TrainingError
 from compresskit.holds import enforce, holds_of
 from compresskit.progress import Bars, Update
+from compresskit.samples import take
 
 
 def loss_for(name: str, model: keras.Model, dataset: Dataset) -> Any:
@@ -28,7 +29,7 @@ def loss_for(name: str, model: keras.Model, dataset: Dataset) -> Any:
         return model.loss
     if not np.issubdtype(dataset.y_train.dtype, np.integer):
         return "mean_squared_error"
-    outputs = np.asarray(model(dataset.x_train[:64], training=False))
+    outputs = np.asarray(model(take(dataset.x_train, slice(64)), training=False))
     logits = bool(outputs.min() < 0.0 or outputs.max() > 1.0)
     if outputs.shape[-1] == 1:
         return keras.losses.BinaryCrossentropy(from_logits=logits)
@@ -58,7 +59,7 @@ def fit(
     """
     keras.utils.set_random_seed(seed)
     made = keras.optimizers.get({"class_name": optimizer, "config": {}})
-    steps = math.ceil(len(dataset.x_train) / batch_size)
+    steps = math.ceil(len(dataset.y_train) / batch_size)
     made.learning_rate = learning_rate
     if learning_rate_schedule == "cosine":
         # Loshchilov and Hutter, 2017, https://arxiv.org/abs/1608.03983, without restarts.

@@ -66,6 +66,7 @@ class ActivationRange:
     Attributes:
         bits: of the integer that holds the activation.
         fixed: a range that the kernel dictates, as softmax's [0, 255/256]; never learned.
+        positive: whether zero is taken for one step.
     """
 
     def __init__(
@@ -76,8 +77,10 @@ class ActivationRange:
         bits: int = 8,
         decay: float = 0.99,
         fixed: tuple[float, float] | None = None,
+        positive: bool = False,
     ):
         self.bits = bits
+        self.positive = positive
         self.decay = decay
         self.fixed = fixed
         self.observing = observing
@@ -90,7 +93,11 @@ class ActivationRange:
     def __call__(self, values: Any) -> Any:
         if self.fixed is None:
             tf.cond(self.observing, lambda: self._observe(values), tf.no_op)
-        return fake_quant_activation(values, self.low, self.high, self.bits)
+        rounded = fake_quant_activation(values, self.low, self.high, self.bits)
+        if self.positive:
+            step = (self.high - self.low) / (2**self.bits - 1)
+            rounded = tf.maximum(rounded, tf.cast(step, rounded.dtype))
+        return rounded
 
     def _observe(self, values: Any) -> Any:
         values = tf.stop_gradient(tf.cast(values, tf.float32))

@@ -13,7 +13,9 @@ from typing import Any
 import keras
 from keras import layers
 
+from compresskit.attention import attentions
 from compresskit.graph import Call, Graph
+from compresskit.inner import points
 from compresskit.ranges import Place
 from compresskit.weights import ATOMIC, layout_of
 
@@ -60,11 +62,13 @@ class Placement:
     Attributes:
         operation: the operation that is hooked; for `input` the model itself.
         place: where at the operation.
+        inner: the name of the tensor, for the place `inside`.
         fixed: the range, where the kernel dictates it.
     """
 
     operation: Any
     place: Place
+    inner: str = ""
     fixed: tuple[float, float] | None = None
 
 
@@ -104,6 +108,12 @@ def hands_scale_on(operation: Any) -> bool:
     if isinstance(operation, keras.Layer):
         return isinstance(operation, SAME_SCALE)
     return type(operation).__name__ in _SAME_SCALE_FUNCTIONS
+
+
+def is_table(operation: Any) -> bool:
+    """Whether an operation looks rows up, and so has the scale of its table."""
+    layout = layout_of(operation) if isinstance(operation, keras.Layer) else ()
+    return any(each.table for each in layout or ())
 
 
 def _fixed_range(operation: Any) -> tuple[float, float] | None:
@@ -168,19 +178,24 @@ def placements(model: keras.Model, graph: Graph, ignored: set[int]) -> list[Plac
     found = []
     if not any(graph.writer(tensor) is None for tensor in fused):
         found.append(Placement(operation=model, place="input"))
+    for layer in attentions(model):
+        # The scores, and what is gathered by them; Keras computes both outside of any layer.
+        for operation in (layer._softmax, layer._output_dense):
+            found.append(Placement(operation=operation, place="input"))
     seen: set[int] = set()
     for call in graph.calls:
         operation = call.operation
         if id(operation) in seen or id(operation) in ignored or not call.outputs:
             continue
         seen.add(id(operation))
-        if isinstance(operation, layers.SeparableConv1D | layers.SeparableConv2D):
-            found.append(Placement(operation=operation, place="inside"))
+        found += [
+            Placement(operation=operation, place="inside", inner=name) for name in points(operation)
+        ]
         # A layer may be called twice; what one call needs, both get.
         calls = graph.of(operation)
         if hands_scale_on(operation) or all(_rounded_later(each, graph) for each in calls):
             continue
-        if any(fused & set(each.outputs) for each in calls):
+        if is_table(operation) or any(fused & set(each.outputs) for each in calls):
             continue
         activation = activation_of(operation)
         standalone = isinstance(operation, layers.Activation | layers.Softmax)

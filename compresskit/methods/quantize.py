@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, final
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import layers
 
+from compresskit.attention import attentions, hide_below, written_out
 from compresskit.graph import Graph, operations, trace
+from compresskit.inner import POSITIVE
 from compresskit.method import Attached, Length, Method
-from compresskit.methods.fake_quant import ActivationRange, weight_transform
-from compresskit.methods.placement import Placement, activation_of, placements
+from compresskit.methods.fake_quant import INT8_MAX, ActivationRange, weight_transform
+from compresskit.methods.placement import Placement, activation_of, is_table, placements
 from compresskit.parametrize import hook, settle
 from compresskit.ranges import Range, place
 from compresskit.selection import Selection, select
@@ -33,6 +37,9 @@ class Quantization(Method):
 
     def attach(self, model: keras.Model, sample: Any, grid: Grid, length: Length) -> Attached:
         selection = self.select(model, self.stage.name)
+        # Written out, attention calls its softmax; in one piece Keras may not.
+        whole = ExitStack()
+        whole.enter_context(written_out(dict.fromkeys(attentions(model), hide_below)))
         graph = trace(model, sample)
         taken = {id(weight.layer) for weight in selection.taken}
         ignored = {id(leaf) for leaf in leaves(model) if layout_of(leaf) and id(leaf) not in taken}
@@ -48,7 +55,7 @@ class Quantization(Method):
             for placement in placements(model, graph, ignored)
         ]
         undo = [
-            place(placement.operation, placement.place, observer)
+            place(placement.operation, placement.place, observer, placement.inner)
             for placement, observer in observed
         ]
 
@@ -59,7 +66,9 @@ class Quantization(Method):
                 settle(weight.layer)
             for take_away in undo:
                 take_away()
-            return {"ranges": tuple(_learned(model, observed))}
+            whole.close()
+            tables = [weight for weight in selection.taken if is_table(weight.layer)]
+            return {"ranges": (*_looked_up(model, tables), *_learned(model, observed))}
 
         return Attached(
             touched=tuple(weight.path for weight in selection.taken),
@@ -70,11 +79,12 @@ class Quantization(Method):
 
     def _observe(self, placement: Placement, observing: Any) -> ActivationRange:
         return ActivationRange(
-            f"{placement.operation.name}_{placement.place}",
+            "_".join(filter(None, (placement.operation.name, placement.place, placement.inner))),
             observing=observing,
             bits=self.stage.activation_bits,
             decay=self.stage.ema_decay,
             fixed=placement.fixed,
+            positive=placement.inner == POSITIVE,
         )
 
 
@@ -120,6 +130,24 @@ def _is_norm(operation: Any) -> bool:
     return isinstance(operation, layers.BatchNormalization)
 
 
+def _looked_up(model: keras.Model, tables: list[Weight]) -> list[Range]:
+    """The ranges of rows of tables: a lookup hands the grid of its table on, as it is."""
+    positions = {id(operation): index for index, operation in enumerate(operations(model))}
+    steps = [(weight.layer, np.abs(weight.variable.numpy()).max() / INT8_MAX) for weight in tables]
+    return [
+        Range(
+            operation=positions[id(layer)],
+            name=layer.name,
+            place="output",
+            low=float(-(INT8_MAX + 1) * step),
+            high=float(INT8_MAX * step),
+            bits=8,
+        )
+        for layer, step in steps
+        if step > 0
+    ]
+
+
 def _learned(model: keras.Model, observed: list[tuple[Placement, ActivationRange]]) -> list[Range]:
     """The ranges as plain data, by the position of their operation in the model."""
     positions = {id(operation): index for index, operation in enumerate(operations(model))}
@@ -128,6 +156,7 @@ def _learned(model: keras.Model, observed: list[tuple[Placement, ActivationRange
             operation=positions.get(id(placement.operation)),
             name=placement.operation.name,
             place=placement.place,
+            inner=placement.inner,
             low=observer.range[0],
             high=observer.range[1],
             bits=observer.bits,

@@ -118,13 +118,16 @@ def _embed(
     # fixed batch they are constants, and the converter computes both lookups beforehand.
     zeros = ops.zeros_like(tokens)
     position = ops.add(zeros, np.arange(tokens.shape[1], dtype=np.int32))
-    parts = [
-        _embedding(vocabulary, width, "token_embedding")(tokens),
-        _embedding(positions, width, "position_embedding")(position),
-    ]
+    x = _embedding(vocabulary, width, "token_embedding")(tokens)
+    # Two at a time, as every runtime adds, so that training can see each sum.
+    x = layers.Add(name="position_add")(
+        [x, _embedding(positions, width, "position_embedding")(position)]
+    )
     if segments:
-        parts.append(_embedding(segments, width, "segment_embedding")(zeros))
-    return layers.Add(name="embedding_add")(parts)
+        x = layers.Add(name="segment_add")(
+            [x, _embedding(segments, width, "segment_embedding")(zeros)]
+        )
+    return x
 
 
 def _attend(

@@ -15,6 +15,7 @@ from compresskit import builders, catalog
 from compresskit.data import Dataset
 from compresskit.errors import CompressKitError, ModelError, Problem
 from compresskit.recipe_fields import Builder
+from compresskit.samples import shapes, take
 
 
 def load_model(
@@ -72,7 +73,7 @@ def _registered(
     function = catalog.models.get(name, where=where)
     fitting: dict[str, Any] = {}
     if dataset is not None:
-        fitting = {"input_shape": dataset.x_train.shape[1:], "classes": dataset.class_count}
+        fitting = {"input_shape": shapes(dataset.x_train), "classes": dataset.class_count}
         takes = inspect.signature(function).parameters
         if dataset.tokenizer is not None and "vocabulary" in takes:
             fitting["vocabulary"] = len(dataset.tokenizer.vocabulary)
@@ -168,7 +169,7 @@ def _checked(made: Any, name: str, where: str, dataset: Dataset | None) -> keras
     cause: Exception | None = None
     if dataset is not None:
         try:
-            made(dataset.x_train[:1])
+            made(take(dataset.x_train, slice(1)))
         except Exception as error:  # noqa: BLE001 - any failure of the user's call is told below
             cause = error
         else:

@@ -16,7 +16,7 @@ from typing import Any, final
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from compresskit.errors import ConversionError, ModelError, Problem
+from compresskit.errors import ModelError, Problem
 
 _TYPES = {number: name for name, number in vars(schema.TensorType).items() if name.isupper()}
 _OPS = {number: name for name, number in vars(schema.BuiltinOperator).items() if name.isupper()}
@@ -46,8 +46,8 @@ _TRANSPOSED = "TRANSPOSE_CONV"  # weight at input 1, data at input 2, bias at in
 _LOOKUP = "GATHER"  # table at input 0
 _PRODUCT = "BATCH_MATMUL"  # a constant at input 1 is a weight, inputs by outputs
 _LSTM = "UNIDIRECTIONAL_SEQUENCE_LSTM"
-# Its inputs: data; four input, four recurrent weights; peepholes; from 12 on four biases.
-_LSTM_WEIGHTS, _LSTM_BIASES, _LSTM_STATE = range(1, 9), range(12, 16), 18
+# Its inputs: data; four input, four recurrent weights; others.
+_LSTM_WEIGHTS = range(1, 9)
 
 
 @final
@@ -180,47 +180,6 @@ class Audit:
         """QUANTIZE and DEQUANTIZE ops: changes of scale or type inside the graph."""
         return [op for op in self.ops if op.name in ("QUANTIZE", "DEQUANTIZE")]
 
-    def check_scales(self, where: str) -> None:
-        """Asserts what integer kernels take for granted of their scales.
-
-        Each bias has the scale of the input times that of the weight; an LSTM's output has
-        the scale of its hidden state. A file that breaks this loads, runs, and answers
-        wrongly.
-
-        Raises:
-            ConversionError: naming the op.
-        """
-        for op in self.ops:
-            if op.name == _LSTM and not self._same_scale(op.inputs[_LSTM_STATE], op.outputs[0]):
-                raise ConversionError(
-                    Problem(
-                        where=f"{where} op {op.index} {op.name}",
-                        found="an output whose scale is not that of the hidden state",
-                        expected="one scale: the kernel writes both alike",
-                        fix="export with `lstm: while`, and please report the model",
-                    )
-                )
-            for data, weight, bias in _biased(op):
-                if bias < 0 or self.tensors[data].dtype not in ("INT8", "INT16"):
-                    continue
-                expected = self.tensors[data].scales * self.tensors[weight].scales
-                if np.allclose(self.tensors[bias].scales, expected, rtol=1e-5):
-                    continue
-                raise ConversionError(
-                    Problem(
-                        where=f"{where} op {op.index} {op.name}",
-                        found="a bias whose scale is not the input's scale times the weight's",
-                        expected="scales that agree, or the op computes something else",
-                        fix="please report the model: this file must not be used",
-                    )
-                )
-
-    def _same_scale(self, first: int, second: int) -> bool:
-        one, other = self.tensors[first], self.tensors[second]
-        return np.array_equal(one.scales, other.scales) and np.array_equal(
-            one.zero_points, other.zero_points
-        )
-
 
 def _weights_at(op: Op) -> Iterable[int]:
     """At which inputs an op takes weights."""
@@ -229,18 +188,6 @@ def _weights_at(op: Op) -> Iterable[int]:
     if op.name == _LSTM:
         return [position for position in _LSTM_WEIGHTS if op.inputs[position] >= 0]
     return (0,) if op.name == _LOOKUP else ()
-
-
-def _biased(op: Op) -> list[tuple[int, int, int]]:
-    """The tensors data, weight and bias that an op adds up."""
-    if op.name in _WEIGHTED and len(op.inputs) > 2:
-        return [(op.inputs[0], op.inputs[1], op.inputs[2])]
-    if op.name == _TRANSPOSED and len(op.inputs) > 3:
-        return [(op.inputs[2], op.inputs[1], op.inputs[3])]
-    if op.name == _LSTM:
-        pairs = zip(_LSTM_WEIGHTS, _LSTM_BIASES, strict=False)
-        return [(op.inputs[0], op.inputs[weight], op.inputs[bias]) for weight, bias in pairs]
-    return []
 
 
 def audit(content: bytes, where: str = "model.tflite") -> Audit:

@@ -54,7 +54,10 @@ def convert(
     """
     with tempfile.TemporaryDirectory(prefix="compresskit-") as folder:
         saved_model, out, arrays = (Path(folder, name) for name in ("model", "out", "data.npz"))
-        lower(model, sample, saved_model, ranges, lstm, integer=precision.integer)
+        integer = precision.integer
+        names = lower(
+            model, sample, saved_model, ranges, lstm, integer=integer, calibration=calibration
+        )
         request = {
             "saved_model": str(saved_model),
             "out": str(out),
@@ -68,9 +71,9 @@ def convert(
             ),
             "per_channel_dense": precision.grid.per_channel_dense,
         }
-        if precision.integer:
-            flat = [np.asarray(value) for value in keras.tree.flatten(calibration)]
-            np.savez(arrays, *flat)
+        if integer:
+            flat: Any = [np.asarray(value) for value in keras.tree.flatten(calibration)]
+            np.savez(arrays, **dict(zip(names, flat, strict=True)))
         error = _worker.ask(request, timeout=TIMEOUT_SECONDS)
         if error is not None:
             raise ConversionError(

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from compresskit.parametrize import reading
 from compresskit.ranges import Range, applied
+from compresskit.samples import Samples, count, each, take
 from compresskit.tflite.forms import Form, lowered
 
 
@@ -27,6 +28,7 @@ def frozen(
     lstm: Form = "fused",
     *,
     integer: bool = False,
+    calibration: Any = None,
 ) -> Any:
     """The concrete function of the model at inference.
 
@@ -36,9 +38,10 @@ def frozen(
         ranges: activation ranges that are put into the graph as fake-quant ops.
         lstm: in which form recurrent layers are written.
         integer: whether the file will compute in integers.
+        calibration: representative inputs, for integers; the sample if there are none.
     """
     flat = [np.asarray(value) for value in keras.tree.flatten(sample)]
-    names = _input_names(model, len(flat))
+    names = _input_names(model, sample, len(flat))
     specs = [
         tf.TensorSpec((1, *value.shape[1:]), _input_dtype(value), name=name)
         for value, name in zip(flat, names, strict=True)
@@ -52,7 +55,12 @@ def frozen(
         flat_outputs = keras.tree.flatten(outputs)
         return {f"output_{index}": value for index, value in enumerate(flat_outputs)}
 
-    with applied(model, ranges), lowered(model, lstm, integer=integer):
+    with (
+        applied(model, ranges, export=True),
+        lowered(
+            model, lstm, integer=integer, calibration=sample if calibration is None else calibration
+        ),
+    ):
         return tf.function(call, autograph=False).get_concrete_function(*specs)
 
 
@@ -64,16 +72,22 @@ def lower(
     lstm: Form = "fused",
     *,
     integer: bool = False,
-) -> None:
-    """Writes the frozen model as a SavedModel with the signature `serving_default`."""
-    function = frozen(model, sample, ranges, lstm, integer=integer)
+    calibration: Any = None,
+) -> list[str]:
+    """Writes the frozen model as a SavedModel with the signature `serving_default`.
+
+    Returns:
+        The names of its inputs, in the order of the sample's flat structure.
+    """
+    function = frozen(model, sample, ranges, lstm, integer=integer, calibration=calibration)
     module = tf.Module()
     module.function = function
     tf.saved_model.save(module, str(folder), signatures={"serving_default": function})
+    return [spec.name for spec in function.structured_input_signature[0]]
 
 
 def predictions(
-    model: keras.Model, inputs: np.ndarray, ranges: Sequence[Range] = (), batch_size: int = 256
+    model: keras.Model, inputs: Samples, ranges: Sequence[Range] = (), batch_size: int = 256
 ) -> np.ndarray:
     """What the model answers at inference, with its activations rounded over `ranges`.
 
@@ -83,20 +97,23 @@ def predictions(
     def call(batch: Any) -> Any:
         return model(batch, training=False)
 
-    spec = tf.TensorSpec((None, *inputs.shape[1:]), inputs.dtype)
+    spec = each(inputs, lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype))
     with applied(model, ranges):
         function = tf.function(call, autograph=False).get_concrete_function(spec)
-        starts = range(0, len(inputs), batch_size)
-        parts = [function(tf.constant(inputs[start : start + batch_size])) for start in starts]
+        starts = range(0, count(inputs), batch_size)
+        batches = [take(inputs, slice(start, start + batch_size)) for start in starts]
+        parts = [function(each(batch, tf.constant)) for batch in batches]
     return np.concatenate([np.asarray(keras.tree.flatten(part)[0]) for part in parts])
 
 
-def _input_names(model: keras.Model, count: int) -> list[str]:
+def _input_names(model: keras.Model, sample: Any, number: int) -> list[str]:
+    if isinstance(sample, dict):
+        return sorted(sample)  # the order in which a structure is flattened
     try:
         names = [tensor.name.split(":")[0].replace("/", "_") for tensor in model.inputs]
     except (AttributeError, ValueError):  # a subclassed model has no symbolic inputs
         names = []
-    return names if len(names) == count else [f"input_{index}" for index in range(count)]
+    return names if len(names) == number else [f"input_{index}" for index in range(number)]
 
 
 def _input_dtype(value: np.ndarray) -> Any:

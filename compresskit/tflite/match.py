@@ -33,6 +33,33 @@ def find(matrix: np.ndarray, audit: Audit, parts: int = 1) -> np.ndarray | None:
     return np.concatenate([part for part in found if part is not None])
 
 
+def looked_up(table: np.ndarray, audit: Audit) -> tuple[np.ndarray | None, np.ndarray]:
+    """What a file holds of a table whose rows the converter looked up beforehand.
+
+    Args:
+        table: (rows, width).
+
+    Returns:
+        The rows that the file holds as a constant of another op, and which rows of the
+        table they are; None and no rows if there is no such constant.
+    """
+    wanted = _proportions(table)
+    best: tuple[tuple[bool, float], np.ndarray, np.ndarray] | None = None
+    for tensor in set(audit.tensors) - set(audit.weights):
+        if tensor.values is None or tensor.shape[-1:] != table.shape[1:] or len(tensor.shape) < 2:
+            continue
+        zero = tensor.zero_points[0] if tensor.zero_points.size else 0
+        stored = tensor.constant.astype(np.float32).reshape(-1, table.shape[1]) - zero
+        given = _proportions(stored)
+        rows = np.array([np.abs(wanted - row).sum(axis=1).argmin() for row in given])
+        error = float(np.mean(np.abs(given - wanted[rows])))
+        # Any zeros equal a row of zeros: they count only if nothing else is found.
+        rank = (not stored.any(), error)
+        if error < TOLERANCE and (best is None or rank < best[0]):
+            best = (rank, stored, rows)
+    return (None, np.zeros(0, int)) if best is None else best[1:]
+
+
 def _find(matrix: np.ndarray, audit: Audit) -> np.ndarray | None:
     wanted = _proportions(matrix)
     best: tuple[float, np.ndarray] | None = None

@@ -49,10 +49,31 @@ def _check(layer: Any) -> None:
 _ALMOST_ONE = 1.0 + 2.0**-20
 
 
-def fused(layer: Any, *, own_scale: bool = False) -> Callable[..., Any]:
+def rescaled(values: Any) -> Any:
+    """`values` behind an op whose output has a scale of its own."""
+    return values * tf.constant(_ALMOST_ONE, values.dtype)
+
+
+def reverse(values: Any, axis: int, *, integer: bool) -> Any:
+    """`values` in reverse order along an axis.
+
+    For REVERSE_V2 the converter calibrates an output scale of its own, and the kernel
+    copies bytes: an integer file would answer wrongly. A lookup keeps the scale.
+    """
+    if not integer:
+        return tf.reverse(values, [axis])
+    return tf.gather(values, tf.range(values.shape[axis] - 1, -1, -1), axis=axis)
+
+
+def fused(
+    layer: Any, problems: list[Problem], *, integer: bool = False, own_scale: bool = False
+) -> Callable[..., Any]:
     """The call of an LSTM layer that the converter fuses.
 
     Args:
+        problems: takes down why a call could not be fused. Keras makes an error of its own
+            of whatever a layer's call raises, from its text alone.
+        integer: whether the file will compute in integers.
         own_scale: put a multiplication by one behind the op. The kernel writes its output
             on the scale of its hidden state; a concatenation that follows would have the
             converter give the output another scale, and the file would answer wrongly.
@@ -63,12 +84,12 @@ def fused(layer: Any, *, own_scale: bool = False) -> Callable[..., Any]:
         sequences: Any, initial_state: Any = None, mask: Any = None, training: bool = False
     ) -> Any:
         if mask is not None or initial_state is not None:
-            raise ModelError(_unfit(layer, "a mask" if mask is not None else "an initial state"))
+            _refuse(layer, problems, "a mask" if mask is not None else "an initial state")
         batch, steps, _ = sequences.shape
         if batch is None or steps is None:
-            raise ModelError(_unfit(layer, f"sequences of dynamic shape {sequences.shape}"))
+            _refuse(layer, problems, f"sequences of dynamic shape {sequences.shape}")
         cell = layer.cell
-        inputs = tf.reverse(sequences, [1]) if layer.go_backwards else sequences
+        inputs = reverse(sequences, 1, integer=integer) if layer.go_backwards else sequences
         zeros = tf.zeros((batch, layer.units), inputs.dtype)
         bias = cell.bias.value if layer.use_bias else tf.zeros((4 * layer.units,), inputs.dtype)
         # The name must differ from layer to layer, and be the same in every run.
@@ -84,14 +105,38 @@ def fused(layer: Any, *, own_scale: bool = False) -> Callable[..., Any]:
         )
         result = outputs if layer.return_sequences else last
         if own_scale:
-            result = result * tf.constant(_ALMOST_ONE, result.dtype)
+            result = rescaled(result)
         return [result, hidden, carry] if layer.return_state else result
 
     return call
 
 
-def _unfit(layer: Any, found: str) -> Problem:
-    return Problem(
+def both_ways(layer: Any) -> Callable[..., Any]:
+    """The call of a Bidirectional layer whose second half is turned round by a lookup."""
+
+    def call(
+        sequences: Any, initial_state: Any = None, mask: Any = None, training: bool = False
+    ) -> Any:
+        if not layer.return_sequences or layer.return_state or initial_state is not None:
+            return type(layer).call(layer, sequences, initial_state, mask, training)
+        ahead = layer.forward_layer(sequences, mask=mask)
+        back = reverse(layer.backward_layer(sequences, mask=mask), 1, integer=True)
+        return _MERGED[layer.merge_mode](ahead, back)
+
+    return call
+
+
+_MERGED: dict[str | None, Callable[[Any, Any], Any]] = {
+    "concat": lambda ahead, back: tf.concat([ahead, back], axis=-1),
+    "sum": lambda ahead, back: ahead + back,
+    "ave": lambda ahead, back: (ahead + back) * 0.5,
+    "mul": lambda ahead, back: ahead * back,
+    None: lambda ahead, back: (ahead, back),
+}
+
+
+def _refuse(layer: Any, problems: list[Problem], found: str) -> None:
+    problem = Problem(
         where=f"layer {layer.path}",
         found=found,
         expected="sequences of one fixed length, without a mask, that start from a zero state: "
@@ -99,6 +144,8 @@ def _unfit(layer: Any, found: str) -> Problem:
         fix="train with mask_zero=False (padding is then a token like any other), or export "
         "with `lstm: while`",
     )
+    problems.append(problem)
+    raise ModelError(problem)
 
 
 def _lstm(

@@ -15,6 +15,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from compresskit.errors import DataError, ModelError, Problem
 from compresskit.progress import muted
+from compresskit.samples import Samples, count, shapes
 
 
 @final
@@ -45,58 +46,72 @@ class Runner:
                     fix="export it again without custom or Flex ops",
                 )
             ) from error
-        self._input = self._interpreter.get_input_details()[0]
+        # The converter calls an input of the signature `tokens` "serving_default_tokens:0".
+        self._inputs = {
+            each["name"].removeprefix("serving_default_").rsplit(":", 1)[0]: each
+            for each in self._interpreter.get_input_details()
+        }
         self._output = self._interpreter.get_output_details()[0]
 
-    def _quantized(self, inputs: np.ndarray) -> np.ndarray:
-        dtype = self._input["dtype"]
-        scale, zero = self._input["quantization"]
-        if scale and np.issubdtype(dtype, np.integer):
-            limits = np.iinfo(dtype)
-            return np.clip(np.round(inputs / scale) + zero, limits.min, limits.max).astype(dtype)
-        return inputs.astype(dtype)
+    def _given(self, inputs: Samples) -> list[tuple[dict[str, Any], np.ndarray]]:
+        """Each input of the file with the array for it.
+
+        Raises:
+            DataError: the samples are not what the file takes.
+        """
+        expected = {
+            name: tuple(int(size) for size in each["shape"][1:])
+            for name, each in self._inputs.items()
+        }
+        # An array is for the one input, whatever its name.
+        found = inputs if isinstance(inputs, dict) else {next(iter(expected)): inputs}
+        if {name: shapes(found).get(name) for name in expected} != expected:
+            only = len(expected) == 1 and not isinstance(inputs, dict)
+            wanted = next(iter(expected.values())) if only else expected
+            raise DataError(
+                Problem(
+                    where=self.where,
+                    found=f"samples of shape {shapes(inputs)}",
+                    expected=f"samples of shape {wanted}, which the file takes",
+                    fix="evaluate with the data set that the model was made for",
+                )
+            )
+        return [(each, found[name]) for name, each in self._inputs.items()]
+
+    def _set(self, given: list[tuple[dict[str, Any], np.ndarray]], index: int) -> None:
+        for each, array in given:
+            values = _quantized(array[index : index + 1], each)
+            self._interpreter.set_tensor(each["index"], values)
 
     def _dequantized(self, outputs: np.ndarray) -> np.ndarray:
         scale, zero = self._output["quantization"]
         return (outputs.astype(np.float32) - zero) * np.float32(scale) if scale else outputs
 
-    def predict(
-        self, inputs: np.ndarray, on_sample: Callable[[int], Any] | None = None
-    ) -> np.ndarray:
+    def predict(self, inputs: Samples, on_sample: Callable[[int], Any] | None = None) -> np.ndarray:
         """The file's answers in real units.
 
         Args:
-            inputs: float or integer array, samples first.
+            inputs: float or integer array, samples first; several by their names.
             on_sample: called with the number of samples done, for progress.
 
         Raises:
             DataError: the samples do not have the shape that the file takes.
         """
-        expected = tuple(int(size) for size in self._input["shape"][1:])
-        if inputs.shape[1:] != expected:
-            raise DataError(
-                Problem(
-                    where=self.where,
-                    found=f"samples of shape {inputs.shape[1:]}",
-                    expected=f"samples of shape {expected}, which the file takes",
-                    fix="evaluate with the data set that the model was made for",
-                )
-            )
+        given = self._given(inputs)
         answers = []
-        for index in range(len(inputs)):
+        for index in range(count(inputs)):
             # A fused LSTM keeps its state from one call to the next.
             self._interpreter.reset_all_variables()
-            quantized = self._quantized(inputs[index : index + 1])
-            self._interpreter.set_tensor(self._input["index"], quantized)
+            self._set(given, index)
             self._interpreter.invoke()
             answers.append(self._interpreter.get_tensor(self._output["index"]))
             if on_sample is not None:
                 on_sample(index + 1)
         return self._dequantized(np.concatenate(answers))
 
-    def latency_ms(self, sample: np.ndarray, *, warm_up: int = 10, runs: int = 50) -> float:
+    def latency_ms(self, sample: Samples, *, warm_up: int = 10, runs: int = 50) -> float:
         """Median time of one inference in milliseconds, after a warm-up."""
-        self._interpreter.set_tensor(self._input["index"], self._quantized(sample[:1]))
+        self._set(self._given(sample), 0)
         for _ in range(warm_up):
             self._interpreter.invoke()
         times = []
@@ -105,3 +120,12 @@ class Runner:
             self._interpreter.invoke()
             times.append(time.perf_counter() - start)
         return statistics.median(times) * 1000.0
+
+
+def _quantized(inputs: np.ndarray, details: dict[str, Any]) -> np.ndarray:
+    dtype = details["dtype"]
+    scale, zero = details["quantization"]
+    if scale and np.issubdtype(dtype, np.integer):
+        limits = np.iinfo(dtype)
+        return np.clip(np.round(inputs / scale) + zero, limits.min, limits.max).astype(dtype)
+    return inputs.astype(dtype)

@@ -20,7 +20,7 @@ def convert(request: dict[str, Any]) -> None:
 
     The request has `saved_model`, `out`, `weights`, `activations`, `io`,
     `per_channel_dense`, `integer_inputs` and, for integer activations, `calibration`, a
-    .npz file with one array of samples for each input.
+    .npz file with an array of samples for each input, by its name.
     """
     import numpy as np
     import tensorflow as tf
@@ -35,7 +35,7 @@ def convert(request: dict[str, Any]) -> None:
     if request["activations"] == "int8":
         # Ranges that training learned stay as they are; calibration gives the others.
         with np.load(request["calibration"]) as arrays:
-            samples = [arrays[name] for name in arrays.files]
+            samples = dict(arrays)
         converter.representative_dataset = _batches(samples)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter._experimental_disable_per_channel_quantization_for_dense_layers = not request[
@@ -49,10 +49,10 @@ def convert(request: dict[str, Any]) -> None:
     Path(request["out"]).write_bytes(converter.convert())
 
 
-def _batches(samples: list[Any]) -> Callable[[], Any]:
+def _batches(samples: dict[str, Any]) -> Callable[[], Any]:
     def generate() -> Any:
-        for index in range(len(samples[0])):
-            yield [array[index : index + 1] for array in samples]
+        for index in range(len(next(iter(samples.values())))):
+            yield {name: array[index : index + 1] for name, array in samples.items()}
 
     return generate
 
