@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import keras
@@ -11,8 +11,7 @@ import numpy as np
 
 from compresskit import metrics
 from compresskit.data import Dataset
-from compresskit.granularity import NM, Block, Unstructured
-from compresskit.methods.masks import breaks
+from compresskit.ledger import Kept, in_file
 from compresskit.progress import Bars
 from compresskit.ranges import Range
 from compresskit.recipe import Export
@@ -29,7 +28,6 @@ from compresskit.target import Finding
 from compresskit.tflite.audit import Audit, audit
 from compresskit.tflite.convert import convert
 from compresskit.tflite.lower import predictions
-from compresskit.tflite.match import find, looked_up
 from compresskit.tflite.runtime import Runner
 from compresskit.tflite.scales import check_scales
 
@@ -38,33 +36,6 @@ _KEEPS_STATE = (
     "(interpreter.reset_all_variables(); in TFLite Micro interpreter.reset()). Signature "
     "runners do not reset it."
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Kept:
-    """What a stage made of a weight, and what the file must still have.
-
-    Attributes:
-        matrix: the weight as it was baked, output channels by inputs.
-        stage: name of the stage that answers for it.
-        sparsity: share of zeros that pruning made, or None.
-        pattern: what was pruned as one, or None.
-        run: length of the innermost run of input channels, along which N:M groups lie.
-        bits: of a quantized weight, or None.
-        parts: how many tensors a kernel may hold it in.
-        table: whether it is looked up. Rows that do not depend on the model's input are
-            looked up by the converter, and the file holds those rows alone.
-    """
-
-    path: str
-    matrix: np.ndarray
-    stage: str
-    sparsity: float | None = None
-    pattern: Unstructured | NM | Block | None = None
-    run: int = 1
-    bits: int | None = None
-    parts: int = 1
-    table: bool = False
 
 
 def artifact(
@@ -213,46 +184,8 @@ def promises(
         what = f"no op of {file} computes in float"
         made.append(_promise(what, file, 0, report.float_ops, report.float_ops == 0))
     for each in kept:
-        made += _weight_promises(each, file, audited, resolved)
+        made += in_file(each, file, audited, resolved)
     return made
-
-
-def _weight_promises(each: Kept, file: str, audited: Audit, resolved: Resolved) -> list[Promise]:
-    stored = find(each.matrix, audited, each.parts)
-    least = each.sparsity
-    if stored is None and each.table:
-        stored, rows = looked_up(each.matrix, audited)
-        if stored is not None and least is not None:
-            least = min(least, float(np.mean(each.matrix[rows] == 0)))
-        if stored is None and least is None and not _counts(each, resolved):
-            return []  # floats that the converter added up with others: nothing was promised
-    if stored is None:
-        what = f"{each.path} is found in {file}"
-        seen = "none like it"
-        if each.table:
-            seen += ": its rows were looked up at conversion and added up with others; `ignore:` it"
-        return [_promise(what, each.stage, "a weight tensor", seen, False)]
-    made = []
-    if least is not None:
-        sparsity = float(np.mean(stored == 0))
-        what = f"sparsity of {each.path} in {file}"
-        enough = sparsity >= least - 1e-9
-        made.append(_promise(what, each.stage, least, sparsity, enough))
-    if isinstance(each.pattern, NM):
-        broken = breaks(stored, each.pattern, each.run)
-        what = f"groups of {each.path} in {file} that break {each.pattern.n}:{each.pattern.m}"
-        made.append(_promise(what, each.stage, 0, broken, broken == 0))
-    if _counts(each, resolved):
-        most = 2 ** (each.bits or 8) - 1
-        distinct = max(len(np.unique(row)) for row in stored)
-        what = f"distinct values in a channel of {each.path} in {file}"
-        made.append(_promise(what, each.stage, most, distinct, distinct <= most))
-    return made
-
-
-def _counts(each: Kept, resolved: Resolved) -> bool:
-    """Whether the number of distinct values says something: with 8 bits the type does."""
-    return each.bits is not None and each.bits < 8 and resolved.precision.integer
 
 
 def _promise(what: str, stage: str, expected: Any, measured: Any, kept: bool) -> Promise:

@@ -20,8 +20,9 @@ import tensorflow as tf
 # the scores with those of hidden keys replaced.
 Hide = Callable[[Any, Any], Any]
 
-# exp(-8) is 0.0003: of 256 steps of the softmax's output it is less than half a step.
-_MARGIN = 8.0
+# All hidden keys together get at most exp(-6), 0.25 % of a query's attention: less than a step of
+# the softmax's output, which has 256.
+_MARGIN = 6.0
 
 
 def attentions(model: keras.Model) -> list[Any]:
@@ -45,13 +46,14 @@ def hide_far(scores: Any, mask: Any) -> Any:
 
 
 def hide_below(scores: Any, mask: Any) -> Any:
-    """Hides `_MARGIN` below the lowest among the best scores of the batch's queries."""
+    """Hides below the lowest among the best scores of the batch's queries."""
     best = tf.reduce_max(hide_far(scores, mask), axis=-1)
     # A query that may attend to nothing has no best score. If none may, any score will do.
     some = tf.reduce_any(tf.broadcast_to(mask, tf.shape(scores)), axis=-1)
     other = tf.where(tf.reduce_any(some), tf.reduce_max(best), tf.zeros((), best.dtype))
     lowest = tf.reduce_min(tf.where(some, best, other))
-    return tf.where(mask, scores, tf.stop_gradient(lowest) - _MARGIN)
+    margin = _MARGIN + tf.math.log(tf.cast(tf.shape(scores)[-1], scores.dtype))
+    return tf.where(mask, scores, tf.stop_gradient(lowest) - margin)
 
 
 def hide_at(score: float) -> Hide:

@@ -15,6 +15,11 @@ methods.register(
     "prune", "compresskit.methods.prune:Pruning", summary="set the least important weights to zero"
 )
 methods.register(
+    "cluster",
+    "compresskit.methods.cluster:Clustering",
+    summary="let the weights of a tensor share a few values",
+)
+methods.register(
     "qat",
     "compresskit.methods.quantize:Quantization",
     summary="train through the rounding of the integer kernels",

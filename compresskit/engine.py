@@ -12,8 +12,7 @@ from typing import Any, final
 
 import keras
 
-from compresskit import artifacts, catalog
-from compresskit.artifacts import Kept
+from compresskit import artifacts, catalog, ledger
 from compresskit.errors import Problem, RecipeError
 from compresskit.files import reported_files, staged
 from compresskit.layers import layer_reports, sparsity
@@ -29,10 +28,9 @@ from compresskit.report.records import Promise, Report, StageReport
 from compresskit.resolution import training_grid
 from compresskit.run import Run, measure_baseline
 from compresskit.samples import take
-from compresskit.stages import QAT, Prune, Stage
+from compresskit.stages import Stage
 from compresskit.tflite.lower import predictions
 from compresskit.training import fit
-from compresskit.weights import weights_of
 
 _PACKAGES = ("compresskit", "tensorflow", "keras", "ai-edge-litert", "numpy")
 # Largest mean difference of outputs that baking the weights may make.
@@ -177,6 +175,9 @@ def _stage(run: Run, index: int) -> bool:
         run.attached.pop()
         attached.detach()
         run.model.set_weights(before)
+    else:
+        run.promises += ledger.still_true(run.kept, run.model, stage.name)
+        run.kept += ledger.kept_by(stage, attached, layers, run.model)
     run.stages.append(
         StageReport(
             name=stage.name,
@@ -232,33 +233,7 @@ def _detach(run: Run) -> None:
             kept=detached.mean_abs_error <= _DETACH_TOLERANCE,
         )
     )
-    made: dict[tuple[str, str], float] = {}
-    for report in run.stages:
-        for layer in report.layers:
-            # Layers of a subclassed model may share a path: the least of them counts.
-            key = (report.name, layer.path)
-            made[key] = min(layer.sparsity, made.get(key, 1.0))
-    weights = weights_of(run.model)
-    for stage, attached in run.attached:
-        pruned = isinstance(stage, Prune)
-        touched = set(attached.touched)
-        for weight in weights:
-            if weight.path not in touched:
-                continue
-            run.kept.append(
-                Kept(
-                    path=weight.path,
-                    matrix=weight.matrix(weight.variable.numpy()),
-                    stage=stage.name,
-                    # As the stage left it: what a later one lost is missed in the file.
-                    sparsity=made[stage.name, weight.path] if pruned else None,
-                    pattern=stage.mask_shape if isinstance(stage, Prune) else None,
-                    run=weight.input_channels,
-                    bits=stage.weight_bits if isinstance(stage, QAT) else None,
-                    parts=max(1, weight.layout.gates) if weight.layout else 1,
-                    table=bool(weight.layout and weight.layout.table),
-                )
-            )
+    run.kept = ledger.baked(run.kept, run.model)
 
 
 def _export(run: Run) -> None:

@@ -8,7 +8,7 @@ from compresskit import catalog
 from compresskit.errors import Problem, did_you_mean
 from compresskit.recipe import Recipe
 from compresskit.recipe_source import Locate, render
-from compresskit.stages import QAT
+from compresskit.stages import QAT, Stage
 from compresskit.target import Grid, Precision, Target
 
 
@@ -59,12 +59,50 @@ def resolve(recipe: Recipe, locate: Locate = render) -> tuple[list[Resolved], li
         for index, each in enumerate(resolved)
         if each.file in files[:index]
     ]
-    return resolved, problems + _activation_bits(recipe, resolved, locate)
+    problems += _order(recipe, locate) + _activation_bits(recipe, resolved, locate)
+    return resolved, problems
 
 
 def training_grid(exports: list[Resolved]) -> Grid:
     """The grid that training rounds weights to: that of the first integer export."""
     return next((each.precision.grid for each in exports if each.precision.integer), Grid())
+
+
+# What a stage of the first type would undo of an earlier one of the second.
+_UNDOES = {
+    ("prune", "cluster"): "its zeros would be values that no cluster has",
+    ("cluster", "cluster"): "it would move weights that already share values",
+    ("cluster", "qat"): "the ranges and the rounding were learned with other weights",
+    ("prune", "qat"): "the ranges and the rounding were learned with other weights",
+}
+
+
+def _order(recipe: Recipe, locate: Locate) -> list[Problem]:
+    """Stages that would destroy what an earlier one made."""
+    problems = []
+    for index, stage in enumerate(recipe.stages):
+        for earlier in recipe.stages[:index]:
+            reason = _UNDOES.get((stage.type, earlier.type))
+            if reason is None or _apart(stage, earlier):
+                continue
+            problems.append(
+                Problem(
+                    where=locate(("stages", index, "type")),
+                    found=f"{stage.type} ({stage.name}) after {earlier.type} ({earlier.name}): "
+                    f"{reason}",
+                    expected="prune, then cluster, then qat, or stages with other `targets`",
+                    fix=f"move {stage.name} before {earlier.name}"
+                    if stage.type != earlier.type
+                    else "give both `targets` that share nothing",
+                )
+            )
+            break
+    return problems
+
+
+def _apart(one: Stage, other: Stage) -> bool:
+    """Whether two stages name their targets, and no pattern twice."""
+    return bool(one.targets and other.targets) and not set(one.targets) & set(other.targets)
 
 
 def _activation_bits(recipe: Recipe, exports: list[Resolved], locate: Locate) -> list[Problem]:

@@ -10,9 +10,9 @@ import keras
 import numpy as np
 
 from compresskit import metrics
-from compresskit.artifacts import Kept
 from compresskit.data import Dataset
 from compresskit.errors import Problem, TrainingError
+from compresskit.ledger import Kept
 from compresskit.method import Attached
 from compresskit.progress import Bars
 from compresskit.ranges import Range

@@ -207,6 +207,23 @@ class Prune(StageBase):
         return frequency
 
 
+class Cluster(StageBase):
+    """Lets the weights of a tensor share a few values, which go on learning."""
+
+    type: Literal["cluster"] = "cluster"
+    clusters: Annotated[int, Field(ge=2, le=256)] = Field(
+        description="How many values, zero among them if pruning came first.", examples=[16]
+    )
+    init: Literal["kmeans", "kmeans++", "density", "linear"] = Field(
+        default="kmeans", description="How the values are chosen at first."
+    )
+    granularity: Literal["tensor", "channel", "gate"] = Field(
+        default="tensor",
+        description="What shares one set of values: the integers of a whole tensor, each output "
+        "channel, or each gate of an LSTM.",
+    )
+
+
 class QAT(StageBase):
     """Trains through the rounding of the integer kernels."""
 
@@ -222,4 +239,4 @@ class QAT(StageBase):
     )
 
 
-Stage = Annotated[Prune | QAT, Field(discriminator="type", examples=[{"type": "qat"}])]
+Stage = Annotated[Prune | Cluster | QAT, Field(discriminator="type", examples=[{"type": "qat"}])]

@@ -5,12 +5,19 @@ from __future__ import annotations
 import functools
 
 import flatbuffers
+import keras
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from compresskit.graph import operations
+from compresskit.methods.quantize import Quantization
+from compresskit.ranges import Range
+from compresskit.stages import QAT
 from compresskit.target import Grid, Precision
 from compresskit.tflite.convert import convert
-from tests.training import compressed, inputs_of, trained
+from compresskit.weights import weights_of
+from tests.models import tiny_bert
+from tests.training import compressed, inputs_of, length, trained
 
 PRECISIONS = {
     "float32": Precision(weights="float32", activations="float32", io="float32"),
@@ -34,6 +41,31 @@ def int8_file(name: str, per_channel_dense: bool = True, io: str = "int8") -> by
     return convert(
         done.model, precision, sample=done.x[:1], calibration=done.x[:16], ranges=done.ranges
     )
+
+
+@functools.cache
+def folded_tables(precision: str, segments: int = 2) -> tuple[keras.Model, bytes]:
+    """A tiny BERT on the grid of training, a third of its tables zero, and its file.
+
+    The converter looks up the rows of positions and of segments beforehand.
+    """
+    keras.utils.set_random_seed(0)
+    model, x = tiny_bert(segments=segments), inputs_of("tiny_bert")
+    for weight in weights_of(model):
+        if weight.layout.table:
+            zero = np.random.default_rng(0).random(weight.shape) < 1 / 3
+            weight.variable.assign(np.where(zero, 0.0, weight.variable.numpy()))
+    ranges = Quantization(QAT()).attach(model, x[:2], Grid(), length()).detach()["ranges"]
+    if precision != "int8":
+        return model, convert(model, PRECISIONS[precision], sample=x[:1])
+    # As training would learn them. Without, the additions become one, of a sum of tables.
+    ranges += tuple(
+        Range(operation=index, name=each.name, place="output", low=-0.2, high=0.2, bits=8)
+        for index, each in enumerate(operations(model))
+        if each.name in ("position_add", "segment_add")
+    )
+    int8 = Precision(weights="int8", activations="int8", io="int8")
+    return model, convert(model, int8, sample=x[:1], calibration=x, ranges=ranges)
 
 
 def changed(content: bytes, change) -> bytes:

@@ -6,6 +6,7 @@ Each takes (8, 8, 1) pictures, unless it says otherwise, and gives ten probabili
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -174,7 +175,7 @@ def gru() -> keras.Model:
     return gru_classifier(FEATURES, CLASSES, units=16)
 
 
-def tiny_bert() -> keras.Model:
+def tiny_bert(**sizes: Any) -> keras.Model:
     """An encoder of one block; takes TOKENS."""
     return bert_classifier(
         TOKENS,
@@ -186,6 +187,7 @@ def tiny_bert() -> keras.Model:
         feed_forward=32,
         positions=16,
         name="tiny_bert",
+        **sizes,
     )
 
 
@@ -201,6 +203,13 @@ def sequences(name: str, count: int = 64) -> np.ndarray:
     ids = random.integers(1, VOCABULARY, size=(count, *TOKENS), dtype=np.int32)
     lengths = random.integers(1, TOKENS[0] + 1, size=(count, 1))
     return np.where(np.arange(TOKENS[0]) < lengths, ids, 0).astype(np.int32)
+
+
+def mask_of(*shape: int, hidden: int = 2) -> np.ndarray:
+    """A mask of attention: of the last axis, `hidden` keys are False, but never the first."""
+    order = np.random.default_rng(3).random(shape)
+    order[..., 0] = 1.0
+    return order.argsort(axis=-1).argsort(axis=-1) >= hidden
 
 
 def _conv_bn_relu(x: keras.KerasTensor, name: str) -> keras.KerasTensor:

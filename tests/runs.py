@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from compresskit.cli import main
 from compresskit.data import Dataset, load
 from compresskit.recipe import Recipe
-from tests.models import MODELS
+from tests.models import CLASSES, MODELS, SEQUENCE_MODELS, sequences
 
 ROOT = Path(__file__).parent.parent
 PRUNE = {"name": "sparsify", "type": "prune", "sparsity": 0.5, "frequency": "2st", "epochs": 1}
@@ -31,7 +31,9 @@ def _digits() -> Dataset:
 
 
 def digits(model: str = "cnn") -> Dataset:
-    """256 and 64 digits in the shape that a model of `tests.models` takes; a recipe's builder."""
+    """256 and 64 samples that a model of `tests.models` takes: digits; a recipe's builder."""
+    if model in SEQUENCE_MODELS:
+        return _sequences(model)
     shape = (16, 4) if model == "conv1d" else (8, 8, 1)
     few = _digits()
     return Dataset(
@@ -44,9 +46,24 @@ def digits(model: str = "cnn") -> Dataset:
     )
 
 
+def _sequences(model: str) -> Dataset:
+    """Sequences whose class is their first token's, or the feature that is highest on average."""
+    x = sequences(model, 320)
+    y = x[:, 0] % CLASSES if x.ndim == 2 else x[:, :, :CLASSES].mean(axis=1).argmax(axis=-1)
+    names = tuple(map(str, range(CLASSES)))
+    return Dataset(
+        name="few sequences",
+        x_train=x[:256],
+        y_train=y[:256],
+        x_test=x[256:],
+        y_test=y[256:],
+        classes=names,
+    )
+
+
 def untrained(model: str = "mlp") -> keras.Model:
     """A model of `tests.models`, fit for short trainings; a recipe's builder."""
-    made = MODELS[model]()
+    made = {**MODELS, **SEQUENCE_MODELS}[model]()
     for layer in made._flatten_layers():
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = 0.5  # a few steps are enough for its averages

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -12,7 +14,7 @@ from compresskit.recipe import Export
 from compresskit.resolution import resolve
 from compresskit.tflite.audit import audit
 from compresskit.weights import weights_of
-from tests.files import int8_file, plain_file
+from tests.files import PRECISIONS, folded_tables, int8_file, plain_file
 from tests.runs import digits, recipe
 from tests.training import compressed, trained
 
@@ -163,3 +165,91 @@ class TestPromises:
         drop = 0.905 - 0.9
         assert drop > 0.005
         assert promises(made, export=export, drop=drop)[1].kept
+
+
+class TestFoldedTables:
+    """Tables of which a file holds only the rows that the converter looked up."""
+
+    def kept(self, path="position_embedding/embeddings", table=True, change=None, **promised):
+        model, _ = folded_tables("int8")
+        weight = next(each for each in weights_of(model) if each.path == path)
+        matrix = weight.matrix(weight.variable.numpy())
+        if change is not None:
+            change(matrix)
+        return Kept(path=path, matrix=matrix, stage="sparsify", table=table, **promised)
+
+    def promises(self, made, kept):
+        # After those of the file as a whole.
+        return promises(made, kept, audited=audit(folded_tables("int8")[1]))[2:]
+
+    @pytest.mark.parametrize("name", ["position", "segment", "token"])
+    def test_all_kept(self, made, name):
+        kept = self.kept(f"{name}_embedding/embeddings", bits=8)
+        share = float(np.mean(kept.matrix == 0))
+        (one,) = self.promises(made, dataclasses.replace(kept, sparsity=share))
+        assert one.kept
+        assert one.stage == "sparsify"
+        assert one.what == f"sparsity of {name}_embedding/embeddings in edge-cpu-int8.tflite"
+
+    def test_only_the_rows_that_are_there_are_asked_for(self, made):
+        def more_zeros_elsewhere(matrix):
+            matrix[12:, :-1] = 0.0
+
+        kept = self.kept(change=more_zeros_elsewhere)
+        share, held = np.mean(kept.matrix == 0), np.mean(kept.matrix[:12] == 0)
+        assert share > held + 0.1
+        (one,) = self.promises(made, dataclasses.replace(kept, sparsity=float(share)))
+        assert one.kept
+        assert one.expected == one.measured == pytest.approx(held)
+
+    def test_no_more_than_pruning_promised(self, made):
+        (one,) = self.promises(made, self.kept(sparsity=0.1))
+        assert one.kept
+        assert one.expected == 0.1
+        assert one.measured > 0.2
+
+    def test_fewer_zeros_than_the_table_has(self, made):
+        def more_zeros(matrix):
+            small = np.abs(matrix) < 0.05 * np.abs(matrix).max()
+            assert small[:12].sum() > (matrix[:12] == 0).sum()
+            matrix[small] = 0.0
+
+        kept = self.kept(change=more_zeros, sparsity=0.9)
+        (one,) = self.promises(made, kept)
+        assert not one.kept
+        assert one.stage == "sparsify"
+        assert one.expected == pytest.approx(np.mean(kept.matrix[:12] == 0))
+        assert one.measured == pytest.approx(np.mean(self.kept().matrix[:12] == 0))
+
+    def test_without_a_sparsity_there_is_none(self, made):
+        assert self.promises(made, self.kept(bits=8)) == []
+
+    @pytest.mark.parametrize("table", [True, False])
+    def test_one_that_is_missing(self, made, table):
+        def turn(matrix):
+            matrix[:] = matrix[:, ::-1].copy()
+
+        kept = self.kept(table=table, change=turn if table else None, sparsity=0.1)
+        (one,) = self.promises(made, kept)
+        assert not one.kept
+        assert one.what == "position_embedding/embeddings is found in edge-cpu-int8.tflite"
+        assert one.expected == "a weight tensor"
+        assert one.measured.startswith("none like it")
+        assert ("`ignore:` it" in one.measured) == table
+
+    @pytest.mark.parametrize(
+        ("promised", "broken"),
+        [({"sparsity": 0.1}, True), ({"bits": 8}, False), ({"bits": 4}, False)],
+        ids=str,
+    )
+    def test_one_that_a_float_file_adds_up_with_another(self, made, promised, broken):
+        report, _, content, resolved = made
+        floats = (
+            report,
+            _,
+            content,
+            dataclasses.replace(resolved, precision=PRECISIONS["float32"]),
+        )
+        read = audit(folded_tables("float32")[1])
+        found = promises(floats, self.kept(**promised), audited=read)[1:]
+        assert [each.kept for each in found] == ([False] if broken else [])

@@ -14,6 +14,7 @@ from compresskit.methods.fake_quant import (
     fake_quant_weight,
     weight_transform,
 )
+from compresskit.methods.grids import Scales
 
 quick = settings(max_examples=60, deadline=None)
 ALL_BITS = range(2, 9)
@@ -29,7 +30,7 @@ def kernels(draw):
 
 
 def rounded(values, channels=(2,), bits=8):
-    return fake_quant_weight(tf.constant(values), channels, bits).numpy()
+    return weight_transform(Scales(channels=channels), bits)(tf.constant(values)).numpy()
 
 
 def integers(quantized, channels):
@@ -80,7 +81,7 @@ class TestWeight:
         variable = tf.Variable(values)
         upstream = np.arange(values.size, dtype=np.float32).reshape(values.shape)
         with tf.GradientTape() as tape:
-            loss = tf.reduce_sum(fake_quant_weight(variable, (2,), bits) * upstream)
+            loss = tf.reduce_sum(fake_quant_weight(variable, (0, 1), bits) * upstream)
         np.testing.assert_array_equal(tape.gradient(loss, variable), upstream)
 
     def test_two_bits_are_three_values(self):
@@ -136,7 +137,8 @@ class TestWeight:
     def test_as_a_parametrization(self):
         values = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
         np.testing.assert_array_equal(
-            weight_transform((1,), 4)(tf.constant(values)), rounded(values, (1,), 4)
+            weight_transform(Scales(channels=(1,)), 4)(tf.constant(values)),
+            rounded(values, (1,), 4),
         )
 
 

@@ -69,6 +69,9 @@ class TestModels:
             ("pool", "output"),
             *SOFTMAX,
         ]
+        assert [each.inner for each in found(depthwise()) if each.place == "inside"] == [
+            "depthwise"
+        ]
 
     def test_nested(self):
         assert places(nested()) == [("conv1", "output"), *SOFTMAX]
@@ -82,7 +85,7 @@ class TestModels:
         made = found(model, (16, 4) if name == "conv1d" else (8, 8, 1))
         assert made[0].operation is model
         assert [each.place for each in made].count("input") == 1
-        keys = [(id(each.operation), each.place) for each in made]
+        keys = [(id(each.operation), each.place, each.inner) for each in made]
         assert len(set(keys)) == len(keys)
 
 

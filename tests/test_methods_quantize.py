@@ -284,7 +284,7 @@ class TestComposition:
         assert attached.touched == ("shared/kernel",)
         attached.detach()
         np.testing.assert_array_equal(
-            shared.kernel.numpy(), fake_quant_weight(kernel, (1,), 8).numpy()
+            shared.kernel.numpy(), fake_quant_weight(kernel, (0,), 8).numpy()
         )
 
     def test_a_trained_model_changes_little(self):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -107,40 +109,48 @@ class TestApplied:
             assert model(X).dtype == tf.float16
 
 
-class TestSeparable:
+class TestInside:
+    """Tensors inside a layer, which its written-out form shows."""
+
     @pytest.mark.parametrize(
-        ("layer", "shape"),
+        ("layer", "shape", "inner"),
         [
-            (layers.SeparableConv2D(5, 3, padding="same", name="separable"), (8, 8, 3)),
-            (
-                layers.SeparableConv2D(
-                    5, 3, strides=2, depth_multiplier=2, activation="relu", name="separable"
-                ),
-                (8, 8, 3),
-            ),
-            (
-                layers.SeparableConv2D(
-                    5, 3, padding="same", dilation_rate=2, use_bias=False, name="separable"
-                ),
-                (8, 8, 3),
-            ),
-            (
-                layers.SeparableConv1D(5, 3, strides=2, activation="tanh", name="separable"),
-                (9, 3),
-            ),
-            (layers.SeparableConv1D(5, 3, padding="same", name="separable"), (9, 3)),
+            (layers.SeparableConv2D(5, 3, name="layer"), (8, 8, 3), "depthwise"),
+            (layers.SeparableConv1D(5, 3, name="layer"), (9, 3), "depthwise"),
+            (layers.LayerNormalization(name="layer"), (4, 3), "normalized"),
         ],
+        ids=["separable", "separable 1D", "normalization"],
     )
-    def test_in_two_equals_the_original(self, layer, shape):
-        layer.build((None, *shape))
-        if layer.use_bias:
-            layer.bias.assign(np.linspace(-1, 1, 5))
+    def test_is_rounded_and_then_not(self, layer, shape, inner):
+        model = single(type(layer).from_config(layer.get_config()), shape)
+        layer = model.get_layer("layer")
         x = np.random.default_rng(0).normal(size=(3, *shape)).astype(np.float32)
-        before = np.asarray(layer(x))
-        shown = []
-        undo = place(layer, "inside", lambda values: shown.append(values) or values)
-        np.testing.assert_allclose(layer(x), before, atol=1e-6)
-        assert shown[0].shape[-1] == 3 * layer.depth_multiplier
-        undo()
-        assert "call" not in layer.__dict__
-        np.testing.assert_array_equal(layer(x), before)
+        before = np.asarray(model(x))
+        coarse = dataclasses.replace(over(model, "layer", "inside", bits=2), inner=inner)
+        seen = []
+        with applied(model, [coarse]):
+            undo = place(layer, "inside", lambda values: seen.append(values) or values, inner)
+            assert np.abs(model(x) - before).max() > 1e-3
+            undo()
+        (values,) = seen
+        assert len(np.unique(values)) <= 4
+        assert calls(model) == []
+        np.testing.assert_array_equal(model(x), before)
+
+    @pytest.mark.parametrize("first", [0, 1])
+    def test_two_tensors_in_any_order(self, first):
+        layer = layers.LayerNormalization(name="layer")
+        model = single(layer)
+        before = np.asarray(model(X))
+        seen = []
+        undo = [
+            place(layer, "inside", lambda values, name=name: seen.append(name) or values, name)
+            for name in ("mean", "variance")
+        ]
+        np.testing.assert_allclose(model(X), before, atol=1e-6)
+        assert seen == ["mean", "variance"]
+        undo[first]()
+        model(X)
+        assert seen[2:] == ["variance" if first == 0 else "mean"]
+        undo[1 - first]()
+        assert calls(model) == []

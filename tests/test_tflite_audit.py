@@ -9,10 +9,11 @@ import sys
 import numpy as np
 import pytest
 
-from compresskit.errors import ConversionError, ModelError
+from compresskit.errors import ModelError
 from compresskit.tflite.audit import Tensor, audit
+from compresskit.tflite.scales import check_scales
 from compresskit.weights import weights_of
-from tests.files import bias_with_another_scale, changed, int8_file, plain_file
+from tests.files import int8_file, plain_file
 from tests.models import MODELS
 from tests.training import compressed, trained
 
@@ -32,7 +33,7 @@ class TestContract:
         assert read.computed_in_float() == []
         assert read.requantized() == []
         assert {tensor.dtype for tensor in read.weights} == {"INT8"}
-        read.check_scales("file")
+        check_scales(read, "file")
 
     @pytest.mark.parametrize("name", MODELS)
     def test_it_has_exactly_the_integers_of_training(self, name):
@@ -144,26 +145,6 @@ class TestTensor:
         tensor = self.made(None)
         with pytest.raises(ValueError, match="tensor 't' is computed, not constant"):
             _ = tensor.sparsity
-
-
-class TestBiasScales:
-    @pytest.mark.parametrize("name", ["cnn", "mlp", "transpose", "depthwise"])
-    def test_a_file_that_breaks_them(self, name):
-        damaged = audit(changed(int8_file(name), bias_with_another_scale))
-        with pytest.raises(ConversionError) as raised:
-            damaged.check_scales("runs/x/model.tflite")
-        (problem,) = raised.value.problems
-        assert problem.where.startswith("runs/x/model.tflite op ")
-        assert "scale is not the input's" in problem.found
-
-    def test_writing_a_file_again_breaks_nothing(self):
-        again = changed(int8_file("cnn"), lambda graph: None)
-        assert audit(again).counts == audit(int8_file("cnn")).counts
-        audit(again).check_scales("file")
-
-    @pytest.mark.parametrize("precision", ["float32", "float16", "dynamic"])
-    def test_floats_have_none(self, precision):
-        assert audit(plain_file("cnn", precision)).check_scales("file") is None
 
 
 class TestDamaged:

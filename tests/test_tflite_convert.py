@@ -22,6 +22,7 @@ from compresskit.tflite import convert as module
 from compresskit.tflite.audit import audit
 from compresskit.tflite.convert import convert
 from compresskit.tflite.runtime import Runner
+from compresskit.tflite.scales import check_scales
 from tests.files import PRECISIONS, int8_file, plain_file
 from tests.models import MODELS, mlp
 from tests.training import answers, compressed, inputs_of, trained
@@ -145,7 +146,7 @@ class TestOtherLayers:
         content, expected = quantized_file(model, x)
         read = audit(content)
         assert read.computed_in_float() == []
-        read.check_scales("file")
+        check_scales(read, "file")
         given = Runner(content).predict(x)
         step = float(read.tensors[read.outputs[0]].scales[0])
         assert np.abs(given - expected).max() <= 3.01 * step

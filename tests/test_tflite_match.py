@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from compresskit.tflite.audit import Audit, Tensor, audit
-from compresskit.tflite.match import TOLERANCE, find
+from compresskit.tflite.match import TOLERANCE, find, looked_up
 from compresskit.weights import weights_of
-from tests.files import PRECISIONS, int8_file, plain_file
+from tests.files import PRECISIONS, folded_tables, int8_file, plain_file
 from tests.models import MODELS
 from tests.training import compressed, trained
 
@@ -25,9 +27,9 @@ def scaled(stored, matrix):
 
 
 class Constants(Audit):
-    """A file of weights alone, in the order of `matrix`."""
+    """A file of weights alone, in the order of `matrix`, or of other constants alone."""
 
-    def __init__(self, *values):
+    def __init__(self, *values, weights=True):
         tensors = tuple(
             Tensor(
                 index=index,
@@ -41,7 +43,8 @@ class Constants(Audit):
             )
             for index, each in enumerate(values)
         )
-        object.__setattr__(self, "weights", tensors)
+        object.__setattr__(self, "tensors", tensors)
+        object.__setattr__(self, "weights", tensors if weights else ())
 
     def matrix(self, tensor):
         return tensor.constant
@@ -131,3 +134,102 @@ class TestNone:
         far[:, 1:] -= 1.2 * TOLERANCE
         assert find(kernel, Constants(near)) is not None
         assert find(kernel, Constants(far)) is None
+
+
+# Which rows of which table a file holds: token ids come in later, the others are constants.
+ROWS = {"position_embedding/embeddings": list(range(12)), "segment_embedding/embeddings": [0]}
+
+
+class TestLookedUp:
+    @pytest.mark.parametrize(
+        ("precision", "segments"),
+        [
+            ("int8", 2),
+            ("float32", 0),
+            ("float16", 0),
+            ("dynamic", 0),
+        ],
+    )
+    def test_the_tables_of_a_model(self, precision, segments):
+        model, content = folded_tables(precision, segments)
+        read, tables = audit(content), matrices(model)
+        for path in list(ROWS)[: 2 if segments else 1]:
+            stored, rows = looked_up(tables[path], read)
+            assert stored is not None
+            assert sorted({*rows}) == ROWS[path]
+            assert find(tables[path], read) is None
+            held = tables[path][rows]
+            np.testing.assert_array_equal(stored == 0, held == 0)
+            assert 0.1 < np.mean(stored == 0) < 0.6
+            np.testing.assert_allclose(scaled(stored, held), held, atol=1e-3)
+
+    @pytest.mark.parametrize("path", ROWS)
+    @pytest.mark.parametrize("precision", ["float32", "dynamic"])
+    def test_not_two_that_the_converter_added_up(self, precision, path):
+        """Where nothing is rounded, (x + positions) + segments becomes x + one constant."""
+        model, content = folded_tables(precision)
+        assert looked_up(matrices(model)[path], audit(content))[0] is None
+
+    @pytest.mark.parametrize("path", ROWS)
+    def test_has_the_integers_of_training(self, path):
+        model, content = folded_tables("int8")
+        table = matrices(model)[path]
+        stored, rows = looked_up(table, audit(content))
+        np.testing.assert_array_equal(stored, np.round(table[rows] * 127 / np.abs(table).max()))
+
+    @pytest.mark.parametrize("precision", ["int8", "float32"])
+    def test_not_one_that_the_file_looks_up(self, precision):
+        model, content = folded_tables(precision)
+        table = matrices(model)["token_embedding/embeddings"]
+        assert find(table, audit(content)) is not None
+        assert looked_up(table, audit(content))[0] is None
+
+    @pytest.mark.parametrize("precision", ["int8", "float32"])
+    def test_not_another_table(self, precision):
+        stored, rows = looked_up(weight(shape=(16, 16)), audit(folded_tables(precision)[1]))
+        assert stored is None
+        assert rows.size == 0
+
+    @pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 1], [5], [2, 2, 2]], ids=str)
+    def test_the_rows_index_the_table(self, order):
+        table = weight()
+        stored, rows = looked_up(table, Constants(3 * table[order][np.newaxis], weights=False))
+        assert list(rows) == order
+        np.testing.assert_allclose(stored, 3 * table[order])
+
+    def test_zero_is_the_zero_point(self):
+        table = np.round(50 * weight())
+        (tensor,) = Constants(table + 7, weights=False).tensors
+        read = Constants(weights=False)
+        moved = dataclasses.replace(tensor, scales=np.ones(1), zero_points=np.array([7]))
+        object.__setattr__(read, "tensors", (moved,))
+        np.testing.assert_array_equal(looked_up(table, read)[0], table)
+
+    @pytest.mark.parametrize("zeros_first", [False, True])
+    def test_rows_before_zeros(self, zeros_first):
+        """Zeros, as a normalization may have them, are like any row that is zero."""
+        table = weight()
+        table[0] = 0.0
+        given = [np.round(table[:3], 2), np.zeros((1, 20))]
+        read = Constants(*(given[::-1] if zeros_first else given), weights=False)
+        stored, rows = looked_up(table, read)
+        np.testing.assert_allclose(stored, given[0], rtol=1e-6)
+        assert list(rows) == [0, 1, 2]
+
+    def test_zeros_if_there_is_nothing_else(self):
+        table = weight()
+        table[0] = 0.0
+        stored, rows = looked_up(table, Constants(weight(1), np.zeros((2, 20)), weights=False))
+        assert not stored.any()
+        assert list(rows) == [0, 0]
+
+    @pytest.mark.parametrize(
+        "given",
+        [weight()[:, :10], weight().T, weight()[0], weight(1)],
+        ids=["width", "turned", "rank one", "other values"],
+    )
+    def test_none(self, given):
+        assert looked_up(weight(), Constants(given, weights=False))[0] is None
+
+    def test_not_a_weight(self):
+        assert looked_up(weight(), Constants(weight()))[0] is None

@@ -8,15 +8,17 @@ the scheme: Jacob et al., 2018, https://arxiv.org/abs/1712.05877.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, final
 
 import tensorflow as tf
 
+from compresskit.methods.grids import Scales
+
 INT8_MAX = 127
 
 
-def fake_quant_weight(values: Any, channels: tuple[int, ...], bits: int) -> Any:
+def fake_quant_weight(values: Any, axes: Sequence[int], bits: int) -> Any:
     """`values` rounded to the grid that an int8 kernel will hold them on.
 
     With fewer than 8 bits the levels are still points of the int8 grid: level `k` of
@@ -25,14 +27,13 @@ def fake_quant_weight(values: Any, channels: tuple[int, ...], bits: int) -> Any:
 
     Args:
         values: float tensor of any shape.
-        channels: axes over which scales differ; empty for one scale.
+        axes: those that one scale spans.
         bits: 2 to 8.
 
     Returns:
         A tensor of the same shape and dtype; its gradient is that of the identity.
     """
-    others = [axis for axis in range(len(values.shape)) if axis not in channels]
-    largest = tf.reduce_max(tf.abs(values), axis=others, keepdims=True)
+    largest = tf.reduce_max(tf.abs(values), axis=axes, keepdims=True)
     # A channel of zeros has no scale; any will do.
     largest = tf.where(largest > 0, largest, tf.ones_like(largest))
     levels = 2 ** (bits - 1) - 1
@@ -43,20 +44,14 @@ def fake_quant_weight(values: Any, channels: tuple[int, ...], bits: int) -> Any:
     return values + tf.stop_gradient(quantized - values)
 
 
-def weight_transform(channels: tuple[int, ...], bits: int, gates: int = 0) -> Callable[[Any], Any]:
-    """`fake_quant_weight` as a parametrization.
+def weight_transform(scales: Scales, bits: int) -> Callable[[Any], Any]:
+    """`fake_quant_weight` as a parametrization."""
 
-    Args:
-        gates: into how many parts of one scale each the last axis falls, or 0.
-    """
-    if not gates:
-        return lambda values: fake_quant_weight(values, channels, bits)
+    def transform(values: Any) -> Any:
+        parts, axes = scales.split(values)
+        return tf.reshape(fake_quant_weight(parts, axes, bits), values.shape)
 
-    def by_gate(values: Any) -> Any:
-        parts = tf.reshape(values, (values.shape[0], gates, -1))
-        return tf.reshape(fake_quant_weight(parts, (1,), bits), values.shape)
-
-    return by_gate
+    return transform
 
 
 @final

@@ -180,6 +180,8 @@ def placements(model: keras.Model, graph: Graph, ignored: set[int]) -> list[Plac
         found.append(Placement(operation=model, place="input"))
     for layer in attentions(model):
         # The scores, and what is gathered by them; Keras computes both outside of any layer.
+        if id(layer._output_dense) in ignored:
+            continue
         for operation in (layer._softmax, layer._output_dense):
             found.append(Placement(operation=operation, place="input"))
     seen: set[int] = set()

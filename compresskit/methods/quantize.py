@@ -16,6 +16,7 @@ from compresskit.graph import Graph, operations, trace
 from compresskit.inner import POSITIVE
 from compresskit.method import Attached, Length, Method
 from compresskit.methods.fake_quant import INT8_MAX, ActivationRange, weight_transform
+from compresskit.methods.grids import scales_of
 from compresskit.methods.placement import Placement, activation_of, is_table, placements
 from compresskit.parametrize import hook, settle
 from compresskit.ranges import Range, place
@@ -38,9 +39,10 @@ class Quantization(Method):
     def attach(self, model: keras.Model, sample: Any, grid: Grid, length: Length) -> Attached:
         selection = self.select(model, self.stage.name)
         # Written out, attention calls its softmax; in one piece Keras may not.
-        whole = ExitStack()
-        whole.enter_context(written_out(dict.fromkeys(attentions(model), hide_below)))
-        graph = trace(model, sample)
+        with ExitStack() as stack:
+            stack.enter_context(written_out(dict.fromkeys(attentions(model), hide_below)))
+            graph = trace(model, sample)
+            whole = stack.pop_all()
         taken = {id(weight.layer) for weight in selection.taken}
         ignored = {id(leaf) for leaf in leaves(model) if layout_of(leaf) and id(leaf) not in taken}
         observing = tf.Variable(False, trainable=False, name="observing")
@@ -97,11 +99,10 @@ def _unfit(weight: Weight, named: bool) -> str | None:
 def _transform(weight: Weight, graph: Graph, grid: Grid, bits: int) -> Callable[[Any], Any]:
     """The rounding of a weight as the kernel that will run holds it."""
     assert weight.layout is not None  # `_unfit` leaves the others out
-    if weight.layout.gates or weight.layout.table:
-        return weight_transform((), bits, weight.layout.gates)
-    if not weight.layout.dense or grid.per_channel_dense:
-        return weight_transform(weight.layout.channels, bits)
-    quantize = weight_transform((), bits)
+    scales = scales_of(weight, grid)
+    quantize = weight_transform(scales, bits)
+    if scales.channels or not weight.layout.dense:
+        return quantize
     norm = _normalization_after(weight.layer, graph)
     if norm is None:
         return quantize

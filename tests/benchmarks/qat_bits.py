@@ -1,12 +1,12 @@
 """Does QAT earn its keep? Float, post-training and QAT files of the same network.
 
-    .venv/bin/python tests/benchmarks/qat_bits.py
+    .venv/bin/python tests/benchmarks/qat_bits.py [resnet8|lstm|bert]
 
-For each seed a ResNet-8 is trained once on 10,000 pictures of Fashion-MNIST; every file is
-made of those same weights. Post-training: the weights are rounded to the grid and ranges are
-calibrated, nothing is trained. QAT: two epochs behind that rounding. A control trains the same two
-epochs without rounding and is then rounded, so that QAT is not credited for mere training.
-All accuracies are those of the file, run by LiteRT on the same 10,000 test pictures.
+For each seed the network is trained once; every file is made of those same weights.
+Post-training: the weights are rounded to the grid and ranges are calibrated, nothing is
+trained. QAT: some epochs behind that rounding. A control trains the same epochs without
+rounding and is then rounded, so that QAT is not credited for mere training. All
+accuracies are those of the file, run by LiteRT on the same test samples.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from __future__ import annotations
 import os
 import platform
 import statistics
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import metadata
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -26,6 +29,8 @@ from compresskit import catalog, data
 from compresskit.artifacts import artifact
 from compresskit.method import Length
 from compresskit.methods.quantize import Quantization
+from compresskit.models.bert import bert_tiny
+from compresskit.models.lstm import lstm_classifier
 from compresskit.models.resnet import resnet8
 from compresskit.progress import Bars
 from compresskit.recipe import Export
@@ -34,16 +39,54 @@ from compresskit.stages import QAT
 from compresskit.target import Grid
 from compresskit.training import fit
 
-SEEDS, BASELINE_EPOCHS, EPOCHS, RATE = (0, 1, 2), 6, 2, 2e-4
+SEEDS = (0, 1, 2)
 
 
-def train(model, dataset, epochs, rate, seed, callbacks=()):
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """What is trained on what, and for how long."""
+
+    make: Callable[[], keras.Model]
+    data: Callable[[], data.Dataset]
+    batch_size: int
+    baseline: tuple[int, float]  # epochs, learning rate
+    stage: tuple[int, float]
+
+
+NETWORKS = {
+    "resnet8": Network(
+        make=resnet8,
+        data=lambda: data.load("fashion-mnist").limit(train=10000),
+        batch_size=128,
+        baseline=(5, 2e-3),
+        stage=(2, 5e-4),
+    ),
+    "lstm": Network(
+        make=lambda: lstm_classifier((32,), 6, vocabulary=4096, units=128),
+        data=lambda: data.load("trec"),
+        batch_size=64,
+        baseline=(6, 2e-3),
+        stage=(2, 5e-4),
+    ),
+    "bert": Network(
+        make=lambda: bert_tiny((32,), 6, vocabulary=4096),
+        data=lambda: data.load("trec"),
+        batch_size=32,
+        baseline=(5, 5e-4),
+        stage=(2, 2e-4),
+    ),
+}
+
+
+def train(model, network, dataset, length, seed, callbacks=()):
+    epochs, rate = length
     return fit(
         model,
         dataset,
         optimizer="adam",
         learning_rate=rate,
-        batch_size=128,
+        learning_rate_schedule="cosine",
+        batch_size=network.batch_size,
         epochs=epochs,
         loss="sparse_categorical_crossentropy",
         seed=seed,
@@ -68,22 +111,24 @@ def accuracy(model, dataset, precision, ranges=()):
     return report.metrics["accuracy"] * 100
 
 
-def one_seed(dataset, seed):
+def one_seed(network, dataset, seed):
     keras.utils.set_random_seed(seed)
-    model = resnet8()
-    train(model, dataset, BASELINE_EPOCHS, 2e-3, seed)
-    weights = model.get_weights()
+    model = network.make()
+    train(model, network, dataset, network.baseline, seed)
+    trained = model.get_weights()
     figures = {"float32": accuracy(model, dataset, "float32")}
-    length = Length(epochs=EPOCHS, steps_per_epoch=-(-len(dataset.x_train) // 128))
+    train(model, network, dataset, network.stage, seed + 1)
+    trained_on = model.get_weights()
+    steps = -(-len(dataset.x_train) // network.batch_size)
+    length = Length(epochs=network.stage[0], steps_per_epoch=steps)
+    starts = {"post-training": trained, "trained on, then rounded": trained_on, "QAT": trained}
     for bits in (8, 4):
-        for kind in ("post-training", "trained on, then rounded", "QAT"):
+        for kind, weights in starts.items():
             model.set_weights(weights)
-            if kind == "trained on, then rounded":
-                train(model, dataset, EPOCHS, RATE, seed + 1)
             method = Quantization(QAT(weight_bits=bits))
             attached = method.attach(model, dataset.x_train[:2], Grid(), length)
             if kind == "QAT":
-                train(model, dataset, EPOCHS, RATE, seed + 1, attached.callbacks)
+                train(model, network, dataset, network.stage, seed + 1, attached.callbacks)
             ranges = attached.detach()["ranges"]
             used = ranges if kind == "QAT" else ()
             figures[f"{kind}, {bits}-bit weights"] = accuracy(model, dataset, "int8", used)
@@ -94,8 +139,9 @@ def main():
     packages = ("tensorflow", "keras", "ai-edge-litert")
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
     print(f"Python {platform.python_version()}, {versions}\n")
-    dataset = data.load("fashion-mnist").limit(train=10000)
-    rows = [one_seed(dataset, seed) for seed in SEEDS]
+    network = NETWORKS[sys.argv[1] if len(sys.argv) > 1 else "resnet8"]
+    dataset = network.data()
+    rows = [one_seed(network, dataset, seed) for seed in SEEDS]
     print("| file | " + " | ".join(f"seed {seed}" for seed in SEEDS) + " | mean | to float |")
     print("|---" * (len(SEEDS) + 3) + "|")
     floats = statistics.mean(row["float32"] for row in rows)

@@ -1,0 +1,42 @@
+"""Which parts of a weight share one scale in the integer kernel that will run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+from compresskit.target import Grid
+from compresskit.weights import Weight
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scales:
+    """Where the scales of a weight are.
+
+    Attributes:
+        channels: axes over which scales differ; empty for one scale.
+        gates: into how many parts of one scale each the last axis falls, or 0.
+    """
+
+    channels: tuple[int, ...] = ()
+    gates: int = 0
+
+    def split(self, values: Any) -> tuple[Any, list[int]]:
+        """`values` in a shape whose listed axes a scale spans."""
+        if self.gates:
+            return tf.reshape(values, (values.shape[0], self.gates, -1)), [0, 2]
+        return values, [axis for axis in range(len(values.shape)) if axis not in self.channels]
+
+
+def scales_of(weight: Weight, grid: Grid) -> Scales:
+    """The scales of a weight; one for each output channel if its kernel is not known."""
+    layout = weight.layout
+    if layout is None:
+        return Scales(channels=(len(weight.shape) - 1,))
+    if layout.gates or layout.table:
+        return Scales(gates=layout.gates)
+    if layout.dense and not grid.per_channel_dense:
+        return Scales()
+    return Scales(channels=layout.channels)
