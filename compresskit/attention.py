@@ -20,9 +20,9 @@ import tensorflow as tf
 # the scores with those of hidden keys replaced.
 Hide = Callable[[Any, Any], Any]
 
-# All hidden keys together get at most exp(-6), 0.25 % of a query's attention: less than a step of
-# the softmax's output, which has 256.
-_MARGIN = 6.0
+# All hidden keys together get at most exp(-7), 0.09 % of a query's attention: a quarter of a step
+# of the softmax's output.
+_MARGIN = 7.0
 
 
 def attentions(model: keras.Model) -> list[Any]:

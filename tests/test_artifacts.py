@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from compresskit import artifacts
-from compresskit.artifacts import Kept, compare
+from compresskit.artifacts import compare
+from compresskit.ledger import Kept
 from compresskit.progress import Bars
 from compresskit.recipe import Export
 from compresskit.resolution import resolve
