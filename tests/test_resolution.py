@@ -58,6 +58,59 @@ class TestResolve:
         assert "name" in one.fix
 
 
+def stages(*types, **changes):
+    """Stages of some types, numbered; `changes` are those of one, by its type and number."""
+    more = {"prune": {"sparsity": 0.5}, "cluster": {"clusters": 4}, "qat": {}}
+    named = [(f"{kind}-{index}", kind) for index, kind in enumerate(types)]
+    return [
+        {"name": name, "type": kind, **more[kind], **changes.get(name.replace("-", "_"), {})}
+        for name, kind in named
+    ]
+
+
+class TestOrder:
+    @pytest.mark.parametrize(
+        "types",
+        [
+            ("prune", "cluster", "qat"),
+            ("prune", "prune", "qat"),
+            ("cluster", "qat"),
+            ("prune", "qat", "qat"),
+        ],
+        ids=" ".join,
+    )
+    def test_what_composes(self, types):
+        assert export({"target": "edge-cpu"}, stages=stages(*types))[1] == []
+
+    @pytest.mark.parametrize(
+        ("types", "reason"),
+        [
+            (("cluster", "prune"), "zeros would be values that no cluster has"),
+            (("qat", "prune"), "learned with other weights"),
+            (("qat", "cluster"), "learned with other weights"),
+            (("cluster", "cluster"), "already share values"),
+        ],
+    )
+    def test_what_would_undo_an_earlier_stage(self, types, reason):
+        _, (one,) = export({"target": "edge-cpu"}, stages=stages(*types))
+        first, second = types
+        assert one.where == "stages[1].type"
+        assert one.found.startswith(f"{second} ({second}-1) after {first} ({first}-0): ")
+        assert reason in one.found
+        assert "prune, then cluster, then qat" in one.expected
+        assert f"{second}-1 before {first}-0" in one.fix or "targets" in one.fix
+
+    def test_each_stage_is_told_once(self):
+        _, problems = export({"target": "edge-cpu"}, stages=stages("cluster", "qat", "prune"))
+        assert [one.where for one in problems] == ["stages[2].type"]
+
+    def test_other_targets(self):
+        apart = stages(
+            "cluster", "cluster", cluster_0={"targets": ["fc1"]}, cluster_1={"targets": ["fc2"]}
+        )
+        assert export({"target": "edge-cpu"}, stages=apart)[1] == []
+
+
 class TestActivationBits:
     def test_fewer_than_eight_need_that_nothing_is_exported_in_integers(self):
         stages = [{**QUANTIZE, "activation_bits": 6}]

@@ -18,6 +18,7 @@ TARGET = Target(
         "prune": "a smaller download; the same file size, memory and speed",
         "prune:n:m": "a smaller download; LiteRT has no kernel for N:M on CPUs",
         "prune:block": "a smaller download; the same file size, memory and speed",
+        "cluster": "a smaller download; the same file size, memory and speed",
         "qat": "a quarter of the size; accuracy that post-training rounding would lose",
     },
 )

@@ -190,6 +190,7 @@ TARGET = Target(
         "prune": "a smaller download; the same memory and speed",
         "prune:n:m": "a smaller download; the same memory and speed",
         "prune:block": "a smaller download; the same memory and speed",
+        "cluster": "a smaller download; the same memory and speed",
         "qat": "what lets the model run there at all; accuracy that rounding would lose",
     },
 )
