@@ -12,6 +12,7 @@ import numpy as np
 from compresskit import metrics
 from compresskit.data import Dataset
 from compresskit.ledger import Kept, in_file
+from compresskit.packing import entropy_bytes, pack
 from compresskit.progress import Bars
 from compresskit.ranges import Range
 from compresskit.recipe import Export
@@ -93,6 +94,8 @@ def artifact(
         claim=resolved.target.claim if all(each.warning for each in findings) else "",
         findings=tuple(FindingReport(**asdict(finding)) for finding in findings),
         notes=(_KEEPS_STATE,) if "UNIDIRECTIONAL_SEQUENCE_LSTM" in audited.counts else (),
+        packed_bytes=len(pack(content)) if precision.weights == "int8" else None,
+        entropy_bytes=entropy_bytes(audited) if precision.weights == "int8" else None,
     )
     return report, audited, content
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -16,55 +14,16 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import click
 
 from compresskit import catalog
-from compresskit.errors import CompressKitError, Problem, RecipeError
-
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-_UNSAFE = click.option(
-    "--unsafe-load",
-    is_flag=True,
-    help="Load .keras files that hold Python code (Lambda layers), and run that code.",
+from compresskit.commands import files
+from compresskit.commands.shared import (
+    JSON,
+    UNSAFE,
+    echo_json,
+    load_data,
+    load_tensorflow,
+    reported,
 )
-
-
-def _reported(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Prints the problems of an error instead of a traceback, and leaves with its status."""
-
-    @functools.wraps(command)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return command(*args, **kwargs)
-        except CompressKitError as error:
-            count = len(error.problems)
-            click.echo(f"{count} problem{'s' if count > 1 else ''}:", err=True)
-            click.echo(str(error), err=True)
-            sys.exit(error.exit_code)
-        except OSError as error:
-            click.echo(f"1 problem:\n{_disk_problem(error)}", err=True)
-            sys.exit(1)
-
-    return run
-
-
-def _disk_problem(error: OSError) -> Problem:
-    """A full disk, a folder that may not be written, and the like."""
-    return Problem(
-        where=str(error.filename or "file system"),
-        found=error.strerror or str(error),
-        expected="a file or folder that can be read and written",
-        fix="give another path, or make room",
-    )
-
-
-def _load_tensorflow() -> None:
-    """Imports TensorFlow without what its libraries print of the machine while they load."""
-    from compresskit.progress import muted
-
-    with muted():
-        import tensorflow  # noqa: F401
-
-
-def _echo_json(data: Any) -> None:
-    click.echo(json.dumps(data, indent=2))
+from compresskit.errors import Problem, RecipeError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -89,9 +48,9 @@ def _read_recipe(path: str, overrides: tuple[str, ...]) -> tuple[Any, Callable[.
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--quiet", is_flag=True, help="No progress, and no summary.")
-@_JSON
-@_UNSAFE
-@_reported
+@JSON
+@UNSAFE
+@reported
 def apply(
     recipe: str,
     out: str | None,
@@ -109,7 +68,7 @@ def apply(
     from compresskit import tables
 
     read, locate = _read_recipe(recipe, overrides)
-    _load_tensorflow()
+    load_tensorflow()
     from compresskit.engine import compress
 
     folder = Path(out) if out else Path("runs", read.name)
@@ -124,7 +83,7 @@ def apply(
         base=Path(recipe).parent,
     )
     if as_json:
-        _echo_json(result.report.to_dict())
+        echo_json(result.report.to_dict())
     elif not quiet:
         tables.summary(result.report, folder)
     if result.report.broken:
@@ -136,9 +95,9 @@ def apply(
 @click.argument("recipe")
 @click.option("--no-import", is_flag=True, help="Load neither model nor data; run no user code.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key.")
-@_JSON
-@_UNSAFE
-@_reported
+@JSON
+@UNSAFE
+@reported
 def plan(
     recipe: str, no_import: bool, overrides: tuple[str, ...], as_json: bool, unsafe_load: bool
 ) -> None:
@@ -150,7 +109,7 @@ def plan(
 
     read, locate = _read_recipe(recipe, overrides)
     if not no_import:
-        _load_tensorflow()
+        load_tensorflow()
     made = planning.plan(
         read,
         imports=not no_import,
@@ -159,7 +118,7 @@ def plan(
         safe_mode=not unsafe_load,
     )
     if as_json:
-        _echo_json(made.to_dict())
+        echo_json(made.to_dict())
     else:
         tables.plan(made)
 
@@ -171,9 +130,9 @@ def plan(
 @click.option("--data", help="Data set, .npz file or folder, to measure ranges on.")
 @click.option("--samples", type=click.IntRange(min=1), default=128, show_default=True)
 @click.option("--out", required=True, type=click.Path(dir_okay=False), help="File to write.")
-@_JSON
-@_UNSAFE
-@_reported
+@JSON
+@UNSAFE
+@reported
 def export(
     model: str,
     target: str,
@@ -185,12 +144,12 @@ def export(
     unsafe_load: bool,
 ) -> None:
     """Exports MODEL, a .keras file, as it is to a .tflite file."""
-    _load_tensorflow()
+    load_tensorflow()
     from compresskit import tables
     from compresskit.exporting import export as write
     from compresskit.models.load import load_model
 
-    dataset = _load_data(data) if data else None
+    dataset = load_data(data) if data else None
     loaded = load_model(model, safe_mode=not unsafe_load, dataset=dataset)
     made = write(
         loaded,
@@ -200,79 +159,19 @@ def export(
         representative_data=dataset.representative(samples) if dataset else None,
     )
     if as_json:
-        _echo_json(made.to_dict())
+        echo_json(made.to_dict())
     else:
         tables.file(made)
 
 
-def _load_data(text: str) -> Any:
-    """The data set that a word on the command line stands for."""
-    from compresskit import data
-    from compresskit.recipe_fields import Builder, DirectoryData, NpzData
-
-    if text in catalog.datasets:
-        return data.load(text, where="--data")
-    if text.endswith(".npz"):
-        return data.load(NpzData(npz=text), where="--data")
-    if Path(text).is_dir():
-        return data.load(DirectoryData(directory=text), where="--data")
-    if ":" in text:
-        return data.load(Builder(builder=text), where="--data")
-    return data.load(text, where="--data")
-
-
-@main.command()
-@click.argument("file")
-@_JSON
-@_UNSAFE
-@_reported
-def inspect(file: str, as_json: bool, unsafe_load: bool) -> None:
-    """Tells what FILE, a .tflite or .keras file, holds."""
-    if not file.endswith(".tflite"):
-        _load_tensorflow()
-    from compresskit import tables
-    from compresskit.inspection import inspect as look
-
-    made = look(file, safe_mode=not unsafe_load)
-    if as_json:
-        _echo_json(made.to_dict())
-    else:
-        tables.file(made)
-
-
-@main.command()
-@click.argument("file")
-@click.option("--data", required=True, help="Data set, .npz file, folder, or module:function.")
-@click.option("--metric", default="accuracy", show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
-@_JSON
-@_UNSAFE
-@_reported
-def evaluate(
-    file: str, data: str, metric: str, threads: int, as_json: bool, unsafe_load: bool
-) -> None:
-    """Measures FILE, a .tflite or .keras file, on the test samples of a data set.
-
-    A data set given as module:function imports and runs your own code.
-    """
-    if not file.endswith(".tflite"):
-        _load_tensorflow()
-    from compresskit import tables
-    from compresskit.evaluation import evaluate as measure
-
-    made = measure(
-        file, _load_data(data), metric=metric, threads=threads, safe_mode=not unsafe_load
-    )
-    if as_json:
-        _echo_json(made)
-    else:
-        tables.pairs(file, made)
+for _command in (files.inspect, files.evaluate, files.pack, files.unpack):
+    main.add_command(_command)
 
 
 @main.command(name="list")
 @click.argument("kind", type=click.Choice(["methods", "targets", "models", "datasets"]))
-@_JSON
-@_reported
+@JSON
+@reported
 def list_names(kind: str, as_json: bool) -> None:
     """Lists the names that a recipe may use."""
     from compresskit import tables
@@ -286,7 +185,7 @@ def list_names(kind: str, as_json: bool) -> None:
         for entry in registry.entries()
     ]
     if as_json:
-        _echo_json(rows)
+        echo_json(rows)
     else:
         tables.names(rows)
 
@@ -296,17 +195,17 @@ def schema() -> None:
     """Prints the JSON Schema of recipes, for editors."""
     from compresskit.recipe import Recipe
 
-    _echo_json(Recipe.json_schema())
+    echo_json(Recipe.json_schema())
 
 
 @main.command()
 @click.argument("model")
 @click.option("--out", type=click.Path(dir_okay=False), help="File to write; default: print.")
-@_UNSAFE
-@_reported
+@UNSAFE
+@reported
 def init(model: str, out: str | None, unsafe_load: bool) -> None:
     """Writes a commented starter recipe for MODEL, a .keras file or a registered name."""
-    _load_tensorflow()
+    load_tensorflow()
     from compresskit.files import write_file
     from compresskit.models.load import load_model
     from compresskit.starter import starter

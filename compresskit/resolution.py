@@ -64,8 +64,12 @@ def resolve(recipe: Recipe, locate: Locate = render) -> tuple[list[Resolved], li
 
 
 def training_grid(exports: list[Resolved]) -> Grid:
-    """The grid that training rounds weights to: that of the first integer export."""
-    return next((each.precision.grid for each in exports if each.precision.integer), Grid())
+    """The grid that training rounds to: that of the first integer export.
+
+    Without one, files hold integer weights at most, and activations are not rounded.
+    """
+    grids = [each.precision.grid for each in exports if each.precision.integer]
+    return grids[0] if grids else Grid(activations=not exports)
 
 
 # What a stage of the first type would undo of an earlier one of the second.

@@ -17,9 +17,12 @@ class Grid:
     Attributes:
         per_channel_dense: whether FULLY_CONNECTED has a scale for every output channel;
             if not, one for the whole tensor. Convolutions always have one per channel.
+        activations: whether the kernels compute in integers, too; if not, training
+            rounds weights alone.
     """
 
     per_channel_dense: bool = True
+    activations: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

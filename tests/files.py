@@ -72,7 +72,12 @@ def changed(content: bytes, change) -> bytes:
     """A file after `change` was called with its first graph, as flatbuffer objects."""
     model = schema.ModelT.InitFromPackedBuf(content, 0)
     change(model.subgraphs[0])
-    builder = flatbuffers.Builder(len(content))
+    return written(model)
+
+
+def written(model) -> bytes:
+    """The file of flatbuffer objects."""
+    builder = flatbuffers.Builder(1024)
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
 

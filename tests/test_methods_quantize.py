@@ -16,7 +16,7 @@ from compresskit.stages import QAT, Prune
 from compresskit.target import Grid
 from compresskit.tflite.lower import predictions
 from compresskit.weights import weights_of
-from tests.models import MODELS, cnn, cnn_bn, mlp
+from tests.models import MODELS, cnn, cnn_bn, mlp, tiny_bert
 from tests.training import (
     answers,
     calls,
@@ -178,6 +178,16 @@ class TestGrid:
             values = weight.variable.numpy()
             assert off_grid(values, None) < 1e-3
             assert off_grid(values, 0) > 0.1
+
+    @pytest.mark.parametrize("name", ["cnn", "tiny_bert"])
+    def test_weights_alone(self, name):
+        """For files whose kernels compute in floats."""
+        model = {"cnn": cnn, "tiny_bert": tiny_bert}[name]()
+        attached = attach(model, inputs_of(name), Grid(activations=False))
+        assert all("_compute_attention" not in vars(each) for each in model._flatten_layers())
+        layers_called = {layer for layer in model._flatten_layers() if "call" in vars(layer)}
+        assert layers_called == {weight.layer for weight in weights_of(model)}
+        assert attached.detach()["ranges"] == ()
 
     def test_convolutions_stay_per_channel(self):
         model = cnn()

@@ -40,7 +40,8 @@ class Quantization(Method):
         selection = self.select(model, self.stage.name)
         # Written out, attention calls its softmax; in one piece Keras may not.
         with ExitStack() as stack:
-            stack.enter_context(written_out(dict.fromkeys(attentions(model), hide_below)))
+            inner = attentions(model) if grid.activations else ()
+            stack.enter_context(written_out(dict.fromkeys(inner, hide_below)))
             graph = trace(model, sample)
             whole = stack.pop_all()
         taken = {id(weight.layer) for weight in selection.taken}
@@ -54,7 +55,7 @@ class Quantization(Method):
             hook(weight.layer).parameters.append(parameter)
         observed = [
             (placement, self._observe(placement, observing))
-            for placement in placements(model, graph, ignored)
+            for placement in (placements(model, graph, ignored) if grid.activations else ())
         ]
         undo = [
             place(placement.operation, placement.place, observer, placement.inner)
@@ -69,7 +70,9 @@ class Quantization(Method):
             for take_away in undo:
                 take_away()
             whole.close()
-            tables = [weight for weight in selection.taken if is_table(weight.layer)]
+            tables = [
+                weight for weight in selection.taken if grid.activations and is_table(weight.layer)
+            ]
             return {"ranges": (*_looked_up(model, tables), *_learned(model, observed))}
 
         return Attached(

@@ -158,7 +158,8 @@ def _feed_forward(
 
 
 def _mean(x: KerasTensor, is_token: KerasTensor) -> KerasTensor:
-    weight = ops.expand_dims(ops.cast(is_token, "float32"), -1)
+    # A choice of constants, not a cast, which would stay float in an integer file.
+    weight = ops.expand_dims(ops.where(is_token, 1.0, 0.0), -1)
     # A row of nothing but padding has the mean 0.
     count = ops.maximum(ops.sum(weight, axis=1), 1.0)
     return ops.divide(ops.sum(ops.multiply(x, weight), axis=1), count)

@@ -114,6 +114,8 @@ class ArtifactReport:
 
     Attributes:
         bytes, gzip_bytes: size of the file, and what gzip -9 makes of it.
+        packed_bytes: what `compresskit pack` makes of it, if its weights are integers.
+        entropy_bytes: zeroth-order entropy of these weights; the rest of the file comes on top.
         weight_bytes: of its weight tensors.
         metrics: of the file, run by LiteRT on the test set.
         ops: how often each op occurs.
@@ -142,6 +144,8 @@ class ArtifactReport:
     claim: str
     findings: tuple[FindingReport, ...]
     notes: tuple[str, ...] = ()
+    packed_bytes: int | None = None
+    entropy_bytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
