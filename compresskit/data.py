@@ -159,14 +159,15 @@ def check(dataset: Dataset, *, where: str = "data") -> list[Problem]:
     problems = []
     for split in ("train", "test"):
         x, y = getattr(dataset, f"x_{split}"), getattr(dataset, f"y_{split}")
-        wrong = check_samples(x, f"{where}.x_{split}")
-        wrong += check_labels(y, f"{where}.y_{split}", dataset.classes)
-        problems += wrong
-        if not wrong and count(x) != len(y):
+        problems += check_samples(x, f"{where}.x_{split}")
+        problems += check_labels(y, f"{where}.y_{split}", dataset.classes)
+        inputs = x.values() if isinstance(x, dict) else [x]
+        sizes = [len(array) for array in inputs if np.ndim(array)]
+        if sizes and np.ndim(y) and sizes[0] != len(y):
             problems.append(
                 Problem(
                     where=f"{where}.y_{split}",
-                    found=f"{len(y)} labels for {count(x)} samples",
+                    found=f"{len(y)} labels for {sizes[0]} samples",
                     expected=f"as many labels in y_{split} as samples in x_{split}",
                     fix="write both arrays from the same list of samples",
                 )
