@@ -67,7 +67,7 @@ def test_duplicate_keys_come_with_the_rest():
             "",
             "no `type`",
             "one of: cluster, prune, qat",
-            "for example `type: prune`",
+            "for example `type: cluster`",
         ),
         (
             "prune",
