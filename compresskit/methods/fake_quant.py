@@ -25,6 +25,9 @@ def fake_quant_weight(values: Any, axes: Sequence[int], bits: int) -> Any:
     `-K..K` becomes the integer `round(k * 127 / K)`. So an int8 file holds exactly what
     training saw, with at most `2 ** bits - 1` distinct values in a channel.
 
+    A scale has as many digits as a bfloat16, which the file then holds in two bytes that are
+    not zero; a channel of weights is at most 0.4 % larger or smaller for it.
+
     Args:
         values: float tensor of any shape.
         axes: those that one scale spans.
@@ -40,8 +43,13 @@ def fake_quant_weight(values: Any, axes: Sequence[int], bits: int) -> Any:
     rounded = tf.round(values / largest * levels)
     if bits < 8:
         rounded = tf.round(rounded * (INT8_MAX / levels))
-    quantized = rounded * (largest / INT8_MAX)
+    quantized = rounded * tf.cast(_coarse(largest / INT8_MAX), values.dtype)
     return values + tf.stop_gradient(quantized - values)
+
+
+def _coarse(scale: Any) -> Any:
+    # 127 times such a scale is a float32 without rounding: the converter finds it again.
+    return tf.cast(tf.cast(scale, tf.bfloat16), tf.float32)
 
 
 def weight_transform(scales: Scales, bits: int) -> Callable[[Any], Any]:
