@@ -110,7 +110,9 @@ class TestGranularity:
 
 
 def shared(clusters, centroids, pinned=(), scales=None):
-    return SharedValues(np.asarray(clusters), np.asarray(centroids, float), pinned, scales)
+    clusters = np.asarray(clusters)
+    units = None if scales is None else scales.units(clusters.shape)
+    return SharedValues(clusters, np.asarray(centroids, float), pinned, units)
 
 
 class TestSharedValues:
@@ -168,6 +170,13 @@ class TestSharedValues:
         hold = shared([[0, 0], [1, 1]], [0.0, 1.0], (0.0, 1.0), Scales(channels=(0,)))
         made = hold.apply(tf.constant([[0.3, 0.1], [2.0, 2.0]]))
         np.testing.assert_allclose(made, [[0.0, 0.0], [2.0, 2.0]])
+
+    def test_a_million_members_do_not_drift(self):
+        hold = shared(np.zeros(1_000_000, int), [0.1])
+        values = tf.fill([1_000_000], tf.constant(0.1))
+        for _ in range(3):
+            values = hold.apply(values)
+        np.testing.assert_allclose(values[0], 0.1, rtol=1e-6)
 
     def test_nothing_but_the_cluster_comes_back_twice(self):
         hold = shared([0, 1, 1], [1.0, 2.0])

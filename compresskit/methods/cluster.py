@@ -78,7 +78,8 @@ class Clustering(Method):
             scaled = _scaled(values, scales)
             pinned = tuple(value for value in (-1.0, 0.0, 1.0) if np.any(scaled == value))
             centroids = codebook(scaled, count, init, pinned)
-            return SharedValues(assign(scaled, centroids), centroids, pinned, scales)
+            units = scales.units(values.shape)
+            return SharedValues(assign(scaled, centroids), centroids, pinned, units)
         if self.stage.granularity == "gate":
             assert weight.layout is not None  # `_unfit` leaves the others out
             parts = values.reshape(values.shape[0], weight.layout.gates, -1)
@@ -96,7 +97,7 @@ class Clustering(Method):
             books.append(book)
         channel = self.stage.granularity == "channel"
         flat = weight.from_matrix(segments) if channel else segments.reshape(values.shape)
-        return SharedValues(flat, np.concatenate(books), (0.0,), None)
+        return SharedValues(flat, np.concatenate(books), (0.0,))
 
 
 def _scaled(values: np.ndarray, scales: Scales) -> np.ndarray:
@@ -111,11 +112,15 @@ def _scaled(values: np.ndarray, scales: Scales) -> np.ndarray:
 class SharedValues(Hold):
     """Keeps the weights of a cluster at one value, times the scale of each.
 
+    Every weight belongs to an entry of a table of scales by clusters. All arithmetic is done
+    on the table; what touches each weight is one sum into it and one lookup.
+
     Args:
         clusters: of each weight, the index of its centroid; the variable's shape.
         centroids: (n,); those that equal a pinned value stay there.
         pinned: values that do not learn: zero, and the ends of what is scaled.
-        scales: where the scales are, or None for weights that are not scaled.
+        units: of each weight, the index of its scale, or None for weights that are not
+            scaled; the variable's shape.
     """
 
     def __init__(
@@ -123,53 +128,53 @@ class SharedValues(Hold):
         clusters: np.ndarray,
         centroids: np.ndarray,
         pinned: tuple[float, ...],
-        scales: Scales | None,
+        units: np.ndarray | None = None,
     ):
-        self._count = len(centroids)
-        self._clusters = tf.constant(clusters.ravel(), tf.int32)
-        members = np.bincount(clusters.ravel(), minlength=self._count)
-        self._members = tf.constant(np.maximum(members, 1), tf.float32)
+        self._scaled = units is not None
+        entries = clusters if units is None else units * len(centroids) + clusters
+        self._shape = (1 if units is None else int(units.max()) + 1, len(centroids))
+        self._entries = tf.constant(entries.ravel(), tf.int32)
+        members = np.bincount(entries.ravel(), minlength=self._shape[0] * self._shape[1])
+        self._members = tf.constant(members.reshape(self._shape), tf.float32)
+        member = np.zeros(members.size, np.int32)
+        member[entries.ravel()] = np.arange(entries.size)
+        self._member = tf.constant(member.reshape(self._shape))
         self._fixed = tf.constant(np.isin(centroids, pinned))
         self._centroids = tf.constant(centroids, tf.float32)
-        self._scales = scales
-        self._ends = None
-        if scales is not None:
-            # Of each weight: 1 or -1 if it is the largest of its scale, else 0.
-            ends = np.where(np.abs(centroids) == 1.0, centroids, 0.0)[clusters]
-            self._ends = tf.constant(ends, tf.float32)
-
-    def _scale(self, values: Any) -> Any:
-        """The scale of each weight as it stands, broadcast to the variable's shape."""
-        assert self._scales is not None
-        parts, axes = self._scales.split(values * tf.cast(self._ends, values.dtype))
-        number, _ = self._scales.split(tf.abs(tf.cast(self._ends, values.dtype)))
-        sums = tf.reduce_sum(parts, axis=axes, keepdims=True)
-        # An update may turn a small scale round; then it is gone.
-        scale = tf.maximum(sums, 0.0) / tf.maximum(
-            tf.reduce_sum(number, axis=axes, keepdims=True), 1.0
-        )
-        return tf.reshape(tf.broadcast_to(scale, parts.shape), values.shape)
+        # Of a cluster: 1 or -1 if its weights are the largest of their scale, else 0.
+        self._ends = tf.constant(np.where(np.abs(centroids) == 1.0, centroids, 0.0), tf.float32)
 
     def _sums(self, values: Any) -> Any:
-        """The sum over each cluster, (n,)."""
-        return tf.math.unsorted_segment_sum(tf.reshape(values, [-1]), self._clusters, self._count)
+        """The sum over each entry, (scales, n)."""
+        sums = _summed(tf.reshape(values, [-1]), self._entries, self._shape[0] * self._shape[1])
+        return tf.cast(tf.reshape(sums, self._shape), tf.float32)
 
-    def _spread(self, centroids: Any, values: Any) -> Any:
-        """The centroid of each weight, in the shape of `values`."""
-        return tf.reshape(tf.gather(centroids, self._clusters), values.shape)
+    def _spread(self, table: Any, values: Any) -> Any:
+        """The entry of each weight, in the shape and dtype of `values`."""
+        found = _looked_up(tf.reshape(table, [-1]), self._entries)
+        return tf.cast(tf.reshape(found, values.shape), values.dtype)
+
+    def _scale(self, sums: Any) -> Any:
+        """Each scale as the weights at its ends have it, (scales, 1)."""
+        if not self._scaled:
+            return tf.ones((1, 1))
+        number = tf.reduce_sum(self._members * tf.abs(self._ends), axis=1, keepdims=True)
+        # An update may turn a small scale round; then it is gone.
+        total = tf.maximum(tf.reduce_sum(sums * self._ends, axis=1, keepdims=True), 0.0)
+        return total / tf.maximum(number, 1.0)
+
+    def _learned(self, sums: Any, scale: Any) -> Any:
+        """Each centroid as its members have it, (n,)."""
+        members = tf.maximum(tf.reduce_sum(self._members, axis=0), 1.0)
+        means = tf.reduce_sum(tf.math.divide_no_nan(sums, scale), axis=0) / members
+        if self._scaled:
+            means = _off_ties(tf.clip_by_value(means, -1.0, 1.0))
+        return tf.where(self._fixed, self._centroids, means)
 
     def apply(self, values: Any) -> Any:
-        given = tf.cast(values, tf.float32)
-        scale = None
-        if self._scales is not None:
-            scale = self._scale(given)
-            given = tf.math.divide_no_nan(given, scale)
-        centroids = self._sums(given) / self._members
-        if scale is not None:
-            centroids = _off_ties(tf.clip_by_value(centroids, -1.0, 1.0))
-        centroids = tf.where(self._fixed, self._centroids, centroids)
-        made = self._spread(centroids, given)
-        return tf.cast(made if scale is None else made * scale, values.dtype)
+        sums = self._sums(values)
+        scale = self._scale(sums)
+        return self._spread(scale * self._learned(sums, scale), values)
 
     def together(self, values: Any) -> Any:
         """`values` as they are; in the backward pass a cluster learns as one.
@@ -182,22 +187,34 @@ class SharedValues(Hold):
         @tf.custom_gradient
         def identity(values: Any) -> tuple[Any, Callable[[Any], Any]]:
             def gradient(upstream: Any) -> Any:
-                given = tf.cast(upstream, tf.float32)
-                if self._scales is None:
-                    sums = tf.where(self._fixed, 0.0, self._sums(given))
-                    return tf.cast(self._spread(sums, given), upstream.dtype)
-                scale = self._scale(tf.cast(values, tf.float32))
-                sums = tf.where(self._fixed, 0.0, self._sums(given * scale))
-                ratio = tf.math.divide_no_nan(tf.cast(values, tf.float32), scale)
-                parts, axes = self._scales.split(given * ratio)
-                of_scale = tf.reduce_sum(parts, axis=axes, keepdims=True)
-                of_scale = tf.reshape(tf.broadcast_to(of_scale, parts.shape), given.shape)
-                made = self._spread(sums, given) * scale + self._ends * of_scale
-                return tf.cast(made, upstream.dtype)
+                given = self._sums(upstream)
+                # The hold has made them equal: one of each entry speaks for all.
+                one = tf.gather(tf.cast(tf.reshape(values, [-1]), tf.float32), self._member)
+                sums = self._members * one
+                scale = self._scale(sums)
+                of_centroids = tf.reduce_sum(given * scale, axis=0)
+                made = tf.where(self._fixed, 0.0, of_centroids) * scale
+                if self._scaled:
+                    ratios = self._learned(sums, scale)
+                    of_scale = tf.reduce_sum(given * ratios, axis=1, keepdims=True)
+                    made += of_scale * self._ends
+                return self._spread(made, upstream)
 
             return tf.identity(values), gradient
 
         return identity(tf.convert_to_tensor(values))
+
+
+# Compiled: TensorFlow's own kernels for scalars take three times as long.
+@tf.function(jit_compile=True)
+def _summed(values: Any, entries: Any, count: int) -> Any:
+    # In float32, a sum of a million equal weights drifts by percents.
+    return tf.math.unsorted_segment_sum(tf.cast(values, tf.float64), entries, count)
+
+
+@tf.function(jit_compile=True)
+def _looked_up(table: Any, entries: Any) -> Any:
+    return tf.gather(table, entries)
 
 
 def _off_ties(centroids: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from compresskit.target import Grid
@@ -28,6 +29,13 @@ class Scales:
         if self.gates:
             return tf.reshape(values, (values.shape[0], self.gates, -1)), [0, 2]
         return values, [axis for axis in range(len(values.shape)) if axis not in self.channels]
+
+    def units(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Of each element of a weight of that shape, the index of its scale, from 0."""
+        parts, axes = self.split(np.empty(shape, bool))
+        sizes = [1 if axis in axes else size for axis, size in enumerate(parts.shape)]
+        numbers = np.arange(np.prod(sizes)).reshape(sizes)
+        return np.broadcast_to(numbers, parts.shape).reshape(shape)
 
 
 def scales_of(weight: Weight, grid: Grid) -> Scales:
