@@ -1,12 +1,12 @@
-"""Time of a training step with pruning and with QAT, relative to the plain step.
+"""Time of a training step with pruning, clustering and QAT, relative to the plain step.
 
-    .venv/bin/python tests/benchmarks/step_time.py
+    .venv/bin/python tests/benchmarks/step_time.py [NETWORK...]
 
 One thread, and processor time rather than time on the clock, which other work on the machine
-would disturb. In each engine's process the three models take turns, block by block, and the
+would disturb. In each engine's process the models take turns, block by block, and the
 ratio of each block to the plain block beside it is taken; the table shows the median and
 the range of the ratios. TFMOT runs on the same network in tf_keras, in a process of its
-own (`pip install -e .[tfmot]`).
+own (`pip install -e .[tfmot]`); a dash is what it refuses, with its words below the table.
 """
 
 from __future__ import annotations
@@ -23,8 +23,11 @@ from importlib import metadata
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
-BATCH, STEPS, BLOCKS = 64, 20, 15
-NETWORKS = ("cnn", "resnet8")
+BATCH, STEPS, BLOCKS = 64, 20, 11
+METHODS = ("prune", "cluster", "qat")
+CLUSTERS = 16
+INPUTS = {"cnn": (28, 28, 1), "resnet8": (28, 28, 1), "lstm": (40, 13), "bert": (32,)}
+TOKENS = 1000
 
 
 def cnn(keras):
@@ -62,23 +65,48 @@ def resnet8(keras):
     return keras.Model(inputs, outputs)
 
 
+def lstm(keras):
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            keras.Input((40, 13)),
+            layers.LSTM(128, return_sequences=True),
+            layers.LSTM(128),
+            layers.Dense(10, activation="softmax"),
+        ]
+    )
+
+
+def bert(keras):
+    layers = keras.layers
+    tokens = keras.Input((32,), dtype="int32")
+    x = layers.Embedding(TOKENS, 128)(tokens)
+    for _ in range(2):
+        x = layers.LayerNormalization()(layers.Add()([x, layers.MultiHeadAttention(4, 32)(x, x)]))
+        y = layers.Dense(128)(layers.Dense(512, activation="gelu")(x))
+        x = layers.LayerNormalization()(layers.Add()([x, y]))
+    x = layers.GlobalAveragePooling1D()(x)
+    return keras.Model(tokens, layers.Dense(10, activation="softmax")(x))
+
+
 def native(network):
     import keras
-    import numpy as np
 
     from compresskit.method import Length
+    from compresskit.methods.cluster import Clustering
     from compresskit.methods.prune import Pruning
     from compresskit.methods.quantize import Quantization
-    from compresskit.stages import QAT, Prune
+    from compresskit.stages import QAT, Cluster, Prune
     from compresskit.target import Grid
 
-    sample = np.zeros((2, 28, 28, 1), "float32")
+    sample = samples(network, 2)
     length = Length(epochs=1, steps_per_epoch=(BLOCKS + 1) * STEPS)
     prune = Prune(sparsity={"initial": 0.3, "final": 0.8}, frequency="100st", end="100%")
     models = {}
     for name, method in (
         ("plain", None),
         ("prune", Pruning(prune)),
+        ("cluster", Clustering(Cluster(clusters=CLUSTERS))),
         ("qat", Quantization(QAT())),
     ):
         keras.utils.set_random_seed(0)
@@ -88,7 +116,7 @@ def native(network):
             callbacks = list(method.attach(model, sample, Grid(), length).callbacks)
         model.compile("adam", "sparse_categorical_crossentropy")
         models[name] = (model, callbacks)
-    return models
+    return models, {}
 
 
 def tfmot(network):
@@ -97,18 +125,35 @@ def tfmot(network):
 
     sparsity = tfmot.sparsity.keras
     schedule = sparsity.PolynomialDecay(0.3, 0.8, 0, (BLOCKS + 1) * STEPS, frequency=100)
-    models = {}
+    start = tfmot.clustering.keras.CentroidInitialization.KMEANS_PLUS_PLUS
+    share = {"number_of_clusters": CLUSTERS, "cluster_centroids_init": start}
+    models, refused = {}, {}
     for name, attach in (
         ("plain", lambda model: model),
         ("prune", lambda model: sparsity.prune_low_magnitude(model, schedule)),
+        ("cluster", lambda model: tfmot.clustering.keras.cluster_weights(model, **share)),
         ("qat", tfmot.quantization.keras.quantize_model),
     ):
         keras.utils.set_random_seed(0)
-        model = attach(globals()[network](keras))
+        try:
+            model = attach(globals()[network](keras))
+        except (ValueError, TypeError, RuntimeError, AttributeError) as error:
+            refused[name] = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            continue
         model.compile("adam", "sparse_categorical_crossentropy")
         callbacks = [sparsity.UpdatePruningStep()] if name == "prune" else []
         models[name] = (model, callbacks)
-    return models
+    return models, refused
+
+
+def samples(network, count):
+    import numpy as np
+
+    generator = np.random.default_rng(0)
+    shape = (count, *INPUTS[network])
+    if network == "bert":
+        return generator.integers(0, TOKENS, shape, dtype="int32")
+    return generator.random(shape, dtype="float32")
 
 
 def measure(engine, network):
@@ -117,10 +162,9 @@ def measure(engine, network):
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    models = globals()[engine](network)
-    generator = np.random.default_rng(0)
-    x = generator.random((BATCH * STEPS, 28, 28, 1), dtype="float32")
-    y = generator.integers(0, 10, BATCH * STEPS)
+    models, refused = globals()[engine](network)
+    x = samples(network, BATCH * STEPS)
+    y = np.random.default_rng(1).integers(0, 10, BATCH * STEPS)
     times = {name: [] for name in models}
     for block in range(BLOCKS + 1):
         for name, (model, callbacks) in models.items():
@@ -130,25 +174,27 @@ def measure(engine, network):
                 times[name].append((time.process_time() - start) / STEPS * 1000)
     ratios = {
         name: [t / p for t, p in zip(times[name], times["plain"], strict=True)]
-        for name in ("prune", "qat")
+        for name in METHODS
+        if name in times
     }
-    return {"plain_ms": statistics.median(times["plain"]), **ratios}
+    return {"plain_ms": statistics.median(times["plain"]), "refused": refused, **ratios}
 
 
 def main():
-    if len(sys.argv) == 3:
-        print(json.dumps(measure(*sys.argv[1:])))
+    if sys.argv[1:2] == ["--measure"]:
+        print(json.dumps(measure(*sys.argv[2:])))
         return
     packages = ("tensorflow", "keras", "tf_keras", "tensorflow-model-optimization")
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
     print(f"Python {platform.python_version()}, {versions}")
     print(f"batch {BATCH}, median of {BLOCKS} blocks of {STEPS} steps, one thread\n")
-    print("| network | engine | plain step, ms | prune / plain | QAT / plain |")
-    print("|---|---|---|---|---|")
-    for network in NETWORKS:
+    print("| network | engine | plain step, ms | prune / plain | cluster / plain | QAT / plain |")
+    print("|---|---|---|---|---|---|")
+    refusals = []
+    for network in sys.argv[1:] or INPUTS:
         for engine in ("native", "tfmot"):
             done = subprocess.run(
-                [sys.executable, __file__, engine, network],
+                [sys.executable, __file__, "--measure", engine, network],
                 capture_output=True,
                 text=True,
                 check=False,
@@ -159,9 +205,18 @@ def main():
             cells = [
                 f"{statistics.median(figures[name]):.3f} "
                 f"({min(figures[name]):.2f}-{max(figures[name]):.2f})"
-                for name in ("prune", "qat")
+                if name in figures
+                else "-"
+                for name in METHODS
             ]
-            print(f"| {network} | {engine} | {figures['plain_ms']:.1f} | {' | '.join(cells)} |")
+            print(
+                f"| {network} | {engine} | {figures['plain_ms']:.1f} | {' | '.join(cells)} |",
+                flush=True,
+            )
+            refusals += [
+                f"{network}, {name}: {words}" for name, words in figures["refused"].items()
+            ]
+    print("\nTFMOT refuses:", *refusals, sep="\n")
 
 
 if __name__ == "__main__":
