@@ -11,6 +11,7 @@ import numpy as np
 
 from compresskit import metrics
 from compresskit.data import Dataset
+from compresskit.errors import ConversionError, Problem
 from compresskit.ledger import Kept, in_file
 from compresskit.packing import entropy_bytes, pack
 from compresskit.progress import Bars
@@ -24,11 +25,13 @@ from compresskit.report.records import (
     TensorReport,
 )
 from compresskit.resolution import Resolved
-from compresskit.samples import take
+from compresskit.samples import Samples, take
 from compresskit.target import Finding
 from compresskit.tflite.audit import Audit, audit
 from compresskit.tflite.convert import convert
+from compresskit.tflite.decode import DECODE
 from compresskit.tflite.lower import predictions
+from compresskit.tflite.luts import with_luts
 from compresskit.tflite.runtime import Runner
 from compresskit.tflite.scales import check_scales
 
@@ -66,13 +69,19 @@ def artifact(
             ranges=used,
             lstm=export.lstm,
         )
+    check_scales(audit(content, resolved.file), resolved.file)
+    plain = content
+    if export.compress == "lut":
+        content = with_luts(plain, resolved.file)
     audited = audit(content, resolved.file)
-    check_scales(audited, resolved.file)
-    runner = Runner(content, where=resolved.file)
+    runner = Runner(content, where=resolved.file, runtime=resolved.target.runtime)
     with bars.task(f"running {resolved.file}", len(dataset.y_test)) as update:
         outputs = runner.predict(dataset.x_test, lambda done: update(done=done))
     samples = min(export.parity.samples, len(dataset.y_test))
-    reference = predictions(model, take(dataset.x_test, slice(samples)), used)
+    first = take(dataset.x_test, slice(samples))
+    if content is not plain:
+        _check_luts(plain, first, outputs[:samples], resolved)
+    reference = predictions(model, first, used)
     findings = list(resolved.target.check(audited) if resolved.target.check else ())
     if precision.integer:
         findings += _left_in_float(audited)
@@ -82,7 +91,7 @@ def artifact(
         path=resolved.file,
         bytes=audited.size,
         gzip_bytes=audited.gzip_size,
-        weight_bytes=sum(int(tensor.constant.nbytes) for tensor in audited.weights),
+        weight_bytes=sum(tensor.stored for tensor in audited.weights),
         metrics={metric: metrics.METRICS[metric](outputs, dataset.y_test)},
         parity=compare(outputs[:samples], reference),
         ops=audited.counts,
@@ -93,11 +102,42 @@ def artifact(
         tensors=tensors(audited),
         claim=resolved.target.claim if all(each.warning for each in findings) else "",
         findings=tuple(FindingReport(**asdict(finding)) for finding in findings),
-        notes=(_KEEPS_STATE,) if "UNIDIRECTIONAL_SEQUENCE_LSTM" in audited.counts else (),
+        notes=_notes(audited),
         packed_bytes=len(pack(content)) if precision.weights == "int8" else None,
         entropy_bytes=entropy_bytes(audited) if precision.weights == "int8" else None,
     )
     return report, audited, content
+
+
+def _check_luts(plain: bytes, inputs: Samples, answers: np.ndarray, resolved: Resolved) -> None:
+    """Whether a file answers as the one that it was before its weights became tables."""
+    runner = Runner(plain, where=resolved.file, runtime=resolved.target.runtime)
+    differences = int(np.sum(np.any(runner.predict(inputs) != answers, axis=-1)))
+    if differences:
+        raise ConversionError(
+            Problem(
+                where=resolved.file,
+                found=f"other answers to {differences} of {len(answers)} samples than without "
+                "look-up tables",
+                expected="the same answers, bit for bit",
+                fix="remove `compress: lut`, and report this with the model",
+            )
+        )
+
+
+def _notes(audited: Audit) -> tuple[str, ...]:
+    notes = []
+    if "UNIDIRECTIONAL_SEQUENCE_LSTM" in audited.counts:
+        notes.append(_KEEPS_STATE)
+    if DECODE in audited.counts:
+        decoded = [tensor for tensor in audited.weights if tensor.stored < tensor.constant.nbytes]
+        memory = sum(tensor.constant.nbytes for tensor in decoded)
+        notes.append(
+            f"{len(decoded)} weights are decoded from look-up tables while it runs: "
+            f"{sum(tensor.stored for tensor in decoded):,} bytes of flash instead of {memory:,}, "
+            "but memory for each while its op runs"
+        )
+    return tuple(notes)
 
 
 def compare(outputs: np.ndarray, reference: np.ndarray) -> Parity:
@@ -142,7 +182,7 @@ def tensors(audited: Audit) -> tuple[TensorReport, ...]:
             shape=tensor.shape,
             sparsity=tensor.sparsity,
             distinct=tensor.distinct,
-            bytes=tensor.constant.nbytes,
+            bytes=tensor.stored,
         )
         for tensor in audited.weights
     )

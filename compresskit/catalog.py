@@ -39,6 +39,11 @@ targets.register(
     "compresskit.targets.edge_tpu:TARGET",
     summary="Coral Edge TPU: full int8, int8 in and out, static shapes",
 )
+targets.register(
+    "micro",
+    "compresskit.targets.micro:TARGET",
+    summary="TensorFlow Lite Micro on microcontrollers: int8, weights in look-up tables",
+)
 
 models.register(
     "lenet300",

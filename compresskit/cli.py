@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 # TensorFlow's notes on this machine's processor are no news to who runs a recipe.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -129,6 +129,13 @@ def plan(
 @click.option("--precision", help="Default: the target's own.")
 @click.option("--data", help="Data set, .npz file or folder, to measure ranges on.")
 @click.option("--samples", type=click.IntRange(min=1), default=128, show_default=True)
+@click.option(
+    "--compress",
+    type=click.Choice(["none", "lut"]),
+    default="none",
+    show_default=True,
+    help="lut: weights in look-up tables, for the target micro.",
+)
 @click.option("--out", required=True, type=click.Path(dir_okay=False), help="File to write.")
 @JSON
 @UNSAFE
@@ -139,6 +146,7 @@ def export(
     precision: str | None,
     data: str | None,
     samples: int,
+    compress: Literal["none", "lut"],
     out: str,
     as_json: bool,
     unsafe_load: bool,
@@ -157,6 +165,7 @@ def export(
         precision=precision,
         path=out,
         representative_data=dataset.representative(samples) if dataset else None,
+        compress=compress,
     )
     if as_json:
         echo_json(made.to_dict())

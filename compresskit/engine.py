@@ -146,10 +146,11 @@ def _stage(run: Run, index: int) -> bool:
     before = run.model.get_weights()
     size = batch_size(run.recipe, stage)
     method = catalog.methods.get(stage.type)(stage)
+    grid = training_grid(run.exports)
     attached = method.attach(
         run.model,
         take(run.dataset.x_train, slice(2)),
-        training_grid(run.exports),
+        grid,
         Length(epochs=stage.epochs, steps_per_epoch=-(-len(run.dataset.y_train) // size)),
     )
     run.attached.append((stage, attached))
@@ -177,7 +178,7 @@ def _stage(run: Run, index: int) -> bool:
         run.model.set_weights(before)
     else:
         run.promises += ledger.still_true(run.kept, run.model, stage.name)
-        run.kept += ledger.kept_by(stage, attached, layers, run.model)
+        run.kept += ledger.kept_by(stage, attached, layers, run.model, grid)
     run.stages.append(
         StageReport(
             name=stage.name,

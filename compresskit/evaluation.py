@@ -9,6 +9,8 @@ from compresskit.data import Dataset
 from compresskit.errors import DataError, Problem, did_you_mean
 from compresskit.inspection import read_file
 from compresskit.metrics import METRICS
+from compresskit.tflite.audit import audit
+from compresskit.tflite.decode import DECODE
 from compresskit.tflite.runtime import Runner
 
 
@@ -21,6 +23,8 @@ def evaluate(
     safe_mode: bool = True,
 ) -> dict[str, Any]:
     """The metric of a `.tflite` file, run by LiteRT, or of a `.keras` file.
+
+    A file with weights in look-up tables is run by TensorFlow Lite Micro.
 
     A `.tflite` file is measured without loading TensorFlow.
 
@@ -42,7 +46,14 @@ def evaluate(
         )
     figures: dict[str, Any] = {"samples": len(dataset.y_test)}
     if Path(path).suffix == ".tflite":
-        runner = Runner(read_file(path), threads=threads, where=str(path))
+        content = read_file(path)
+        decodes = DECODE in audit(content, str(path)).counts
+        runner = Runner(
+            content,
+            threads=threads,
+            where=str(path),
+            runtime="tflite-micro" if decodes else "litert",
+        )
         outputs = runner.predict(dataset.x_test)
         figures["latency_ms"] = runner.latency_ms(dataset.x_test)
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -18,6 +18,7 @@ from compresskit.ranges import Range
 from compresskit.target import Precision, Target
 from compresskit.tflite.audit import audit
 from compresskit.tflite.convert import convert
+from compresskit.tflite.luts import with_luts
 from compresskit.tflite.scales import check_scales
 
 
@@ -29,6 +30,7 @@ def export(
     precision: str | None = None,
     representative_data: Any = None,
     ranges: Sequence[Range] = (),
+    compress: Literal["none", "lut"] = "none",
 ) -> FileReport:
     """Writes a model to a .tflite file and reads it back.
 
@@ -45,17 +47,27 @@ def export(
         representative_data: samples as the model takes them, shape (n, ...), on which the
             ranges of activations are measured; integer precisions need it.
         ranges: activation ranges that training learned (`Result.ranges`).
+        compress: `lut` stores weights with few values as look-up tables, for `micro`.
 
     Returns:
         What the file holds, read from its bytes.
 
     Raises:
-        TargetError: there is no such target, or it has no such precision.
+        TargetError: there is no such target, it has no such precision, or does not decode.
         DataError: representative data is missing, empty, or nothing that the model takes.
         ConversionError: the converter failed, or wrote a file that breaks a rule.
     """
     record: Target = catalog.targets.get(target, where="target")
     chosen = _precision(record, precision or record.default)
+    if compress != "none" and record.runtime != "tflite-micro":
+        raise TargetError(
+            Problem(
+                where="compress",
+                found=f"{compress} for target {target!r}",
+                expected="a target that decodes weights while it runs: micro",
+                fix="remove `compress`, or choose the target micro",
+            )
+        )
     if representative_data is None:
         if chosen.integer:
             raise DataError(
@@ -85,6 +97,8 @@ def export(
         ranges=ranges if chosen.integer else (),
     )
     check_scales(audit(content, str(path)), str(path))
+    if compress == "lut":
+        content = with_luts(content, str(path))
     write_file(Path(path), content)
     return describe_file(path)
 

@@ -109,7 +109,7 @@ def describe_file(path: str | Path) -> FileReport:
             shape=tensor.shape,
             sparsity=tensor.sparsity,
             distinct=tensor.distinct,
-            bytes=tensor.constant.nbytes,
+            bytes=tensor.stored,
         )
         for tensor in audited.weights
     )

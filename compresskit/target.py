@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from compresskit.installed import Package
     from compresskit.tflite.audit import Audit
 
 
@@ -78,6 +79,8 @@ class Target:
         check: given an audited file, what of it the target cannot run.
         claim: what a file without findings, or with warnings only, may be said to do,
             for example `passes the static rules of the Edge TPU`.
+        runtime: what runs the files here, to measure them.
+        requires: a package without which nothing can be exported to this target.
         worth: what a kind of stage brings on this target, by `prune`, `prune:n:m`,
             `prune:block`, `qat`, in a sentence for `compresskit plan`.
     """
@@ -88,4 +91,6 @@ class Target:
     default: str
     check: Callable[[Audit], Sequence[Finding]] | None = None
     claim: str = ""
+    runtime: Literal["litert", "tflite-micro"] = "litert"
+    requires: Package | None = None
     worth: Mapping[str, str] = field(default_factory=dict)

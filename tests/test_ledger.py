@@ -11,6 +11,7 @@ from compresskit.ledger import Kept, baked, kept_by, still_true
 from compresskit.method import Attached
 from compresskit.report.records import LayerReport
 from compresskit.stages import QAT, Cluster, Prune
+from compresskit.target import Grid
 from compresskit.weights import weights_of
 from tests.models import mlp
 
@@ -19,9 +20,9 @@ def attached(*paths):
     return Attached(touched=paths, skipped=(), callbacks=(), detach=dict)
 
 
-def made(stage, model, path="fc1/kernel", sparsity=0.5):
+def made(stage, model, path="fc1/kernel", sparsity=0.5, grid=None):
     report = LayerReport(path=path, shape=(), sparsity=sparsity, distinct=1, skipped=None)
-    return kept_by(stage, attached(path), [report], model)
+    return kept_by(stage, attached(path), [report], model, grid or Grid())
 
 
 def kernel(model, path="fc1/kernel"):
@@ -110,6 +111,17 @@ class TestStillTrue:
         assert not one.kept
         (one,) = still_true(made(Cluster(clusters=3, granularity="channel"), model), model, "x")
         assert one.kept
+
+    def test_values_behind_one_scale_for_all(self):
+        model = mlp()
+        variable = kernel(model)
+        values = np.resize([1.0, 0.7, 0.25], (variable.shape[1], variable.shape[0])).T
+        values[:, 0] = np.resize([0.7, 0.25], variable.shape[0])  # the largest is not there
+        variable.assign(values)
+        for grid, distinct in ((Grid(per_channel_dense=False), 3), (Grid(), 4)):
+            (one,) = still_true(made(Cluster(clusters=3), model, grid=grid), model, "later")
+            assert one.measured == distinct
+            assert one.kept == (distinct == 3)
 
     def test_bits(self):
         records = made(QAT(weight_bits=2), filled([0, 1]))

@@ -138,3 +138,42 @@ class TestGrid:
         assert training_grid(made).per_channel_dense
         assert not training_grid(made).activations
         assert training_grid([]).activations  # nothing is known: the whole kernel
+
+
+class TestSharedIntegers:
+    def test_on_two_grids(self):
+        _, (one,) = export({"target": "edge-tpu"}, {"target": "edge-cpu"}, stages=stages("cluster"))
+        assert one.where == "export[1]"
+        assert "edge-cpu-int8.tflite, whose dense kernels have a scale for each output" in one.found
+        assert one.found.endswith("the integers of kernels that have one scale")
+        assert "granularity: channel" in one.fix
+
+    @pytest.mark.parametrize(
+        ("first", "second"),
+        [("edge-tpu", {"target": "micro"}), ("edge-cpu", {"target": "edge-cpu", "name": "b"})],
+    )
+    def test_on_one(self, first, second):
+        assert export({"target": first}, second, stages=stages("cluster"))[1] == []
+
+    def test_within_channels(self):
+        made = stages("cluster", cluster_0={"granularity": "channel"})
+        assert export({"target": "edge-tpu"}, {"target": "edge-cpu"}, stages=made)[1] == []
+
+    def test_floats_have_no_grid(self):
+        others = [{"target": "edge-cpu", "precision": name} for name in ("float32", "float16")]
+        assert export({"target": "edge-tpu"}, *others, stages=stages("cluster"))[1] == []
+
+
+class TestMicro:
+    def test_tables_are_for_micro(self):
+        _, (one,) = export({"target": "edge-cpu", "compress": "lut"})
+        assert one.where == "export[0].compress"
+        assert one.found == "lut for target 'edge-cpu'"
+        assert export({"target": "micro", "compress": "lut"})[1] == []
+
+    def test_its_package_is_missing(self, monkeypatch):
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+        _, (one,) = export({"target": "micro"})
+        assert one.where == "export[0].target"
+        assert one.found == "the package tflite_micro is not installed"
+        assert "compresskit[micro]" in one.fix

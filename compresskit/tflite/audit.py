@@ -9,7 +9,7 @@ import gzip
 import struct
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, final
 
@@ -17,6 +17,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from compresskit.errors import ModelError, Problem
+from compresskit.tflite.decode import DECODE, look_up
 
 _TYPES = {number: name for name, number in vars(schema.TensorType).items() if name.isupper()}
 _OPS = {number: name for name, number in vars(schema.BuiltinOperator).items() if name.isupper()}
@@ -56,7 +57,9 @@ class Tensor:
     """A tensor of the file.
 
     Attributes:
-        values: its constant content in the file's own type, or None if it is computed.
+        values: its constant content in the file's own type, or None if it is computed;
+            what a TFLM_DECODE makes of constants is constant, too.
+        stored: how many bytes of the file hold the values.
         scales, zero_points: of its quantization; empty if it has none.
         axis: the axis along which several scales run.
     """
@@ -66,6 +69,7 @@ class Tensor:
     dtype: str
     shape: tuple[int, ...]
     values: np.ndarray | None
+    stored: int
     scales: np.ndarray
     zero_points: np.ndarray
     axis: int
@@ -208,8 +212,10 @@ def audit(content: bytes, where: str = "model.tflite") -> Audit:
     try:
         model = schema.ModelT.InitFromPackedBuf(content, 0)
         graph = model.subgraphs[0]
-        tensors = tuple(_tensor(index, raw, model) for index, raw in enumerate(graph.tensors))
         ops = tuple(_op(index, raw, model) for index, raw in enumerate(graph.operators))
+        tensors = _decoded(
+            [_tensor(index, raw, model) for index, raw in enumerate(graph.tensors)], ops
+        )
         inputs, outputs = (tuple(int(i) for i in ends) for ends in (graph.inputs, graph.outputs))
     except _DAMAGE as error:
         raise ModelError(
@@ -248,10 +254,25 @@ def _tensor(index: int, raw: Any, model: Any) -> Tensor:
         dtype=dtype,
         shape=shape,
         values=values,
+        stored=0 if values is None else values.nbytes,
         scales=np.asarray(scales if scales is not None else [], dtype=np.float32),
         zero_points=np.asarray(zeros if zeros is not None else [], dtype=np.int64),
         axis=int(quantization.quantizedDimension) if quantization is not None else 0,
     )
+
+
+def _decoded(tensors: list[Tensor], ops: Iterable[Op]) -> tuple[Tensor, ...]:
+    """The tensors, with the values of those that are decoded from constants."""
+    for op in ops:
+        if op.name != DECODE:
+            continue
+        for position, output in enumerate(op.outputs):
+            encoded, tables = (tensors[index] for index in op.inputs[2 * position :][:2])
+            tensor = tensors[output]
+            values = look_up(encoded.constant, tables.constant, tensor.shape, _ARRAYS[tensor.dtype])
+            stored = encoded.stored + tables.stored
+            tensors[output] = replace(tensor, values=values, stored=stored)
+    return tuple(tensors)
 
 
 def _op(index: int, raw: Any, model: Any) -> Op:

@@ -1,14 +1,11 @@
-"""Runs a .tflite file with LiteRT, as a device would: one sample at a time.
-
-Loads no TensorFlow.
-"""
+"""Runs a .tflite file as a device would: one sample at a time. Loads no TensorFlow."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any, final
+from typing import Any, Literal, final
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
@@ -16,6 +13,7 @@ from ai_edge_litert.interpreter import Interpreter
 from compresskit.errors import DataError, ModelError, Problem
 from compresskit.progress import muted
 from compresskit.samples import Samples, count, shapes
+from compresskit.tflite.micro import MicroInterpreter
 
 
 @final
@@ -24,28 +22,27 @@ class Runner:
 
     Args:
         content: the bytes of the file.
-        threads: how many the kernels may use.
+        threads: how many the kernels of LiteRT may use.
+        runtime: LiteRT, or TensorFlow Lite Micro with its portable kernels.
 
     Raises:
-        ModelError: the runtime cannot load the file.
+        ModelError: the runtime cannot load the file, or is not installed.
     """
 
-    def __init__(self, content: bytes, *, threads: int = 1, where: str = "model.tflite"):
+    def __init__(
+        self,
+        content: bytes,
+        *,
+        threads: int = 1,
+        where: str = "model.tflite",
+        runtime: Literal["litert", "tflite-micro"] = "litert",
+    ):
         self.where = where
-        try:
-            # LiteRT announces the delegate of its first file.
-            with muted():
-                self._interpreter = Interpreter(model_content=content, num_threads=threads)
-                self._interpreter.allocate_tensors()
-        except (ValueError, RuntimeError) as error:
-            raise ModelError(
-                Problem(
-                    where=where,
-                    found=f"LiteRT cannot load the file: {' '.join(str(error).split())}",
-                    expected="a .tflite file of ops that LiteRT has",
-                    fix="export it again without custom or Flex ops",
-                )
-            ) from error
+        self._interpreter: Any = (
+            MicroInterpreter(content, where=where)
+            if runtime == "tflite-micro"
+            else _litert(content, threads, where)
+        )
         # The converter calls an input of the signature `tokens` "serving_default_tokens:0".
         self._inputs = {
             each["name"].removeprefix("serving_default_").rsplit(":", 1)[0]: each
@@ -120,6 +117,24 @@ class Runner:
             self._interpreter.invoke()
             times.append(time.perf_counter() - start)
         return statistics.median(times) * 1000.0
+
+
+def _litert(content: bytes, threads: int, where: str) -> Interpreter:
+    try:
+        # LiteRT announces the delegate of its first file.
+        with muted():
+            interpreter = Interpreter(model_content=content, num_threads=threads)
+            interpreter.allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+        raise ModelError(
+            Problem(
+                where=where,
+                found=f"LiteRT cannot load the file: {' '.join(str(error).split())}",
+                expected="a .tflite file of ops that LiteRT has",
+                fix="export it again without custom or Flex ops",
+            )
+        ) from error
+    return interpreter
 
 
 def _quantized(inputs: np.ndarray, details: dict[str, Any]) -> np.ndarray:

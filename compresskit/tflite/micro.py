@@ -1,0 +1,97 @@
+"""Runs a .tflite file with TensorFlow Lite Micro, in the way of LiteRT's interpreter."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, final
+
+import numpy as np
+
+from compresskit.errors import ModelError, Problem
+from compresskit.installed import TFLITE_MICRO, missing
+from compresskit.progress import muted
+from compresskit.tflite.audit import audit
+
+# Memory for activations and decoded weights. On this machine more costs nothing.
+_ARENA_BYTES = 1 << 26
+
+
+_MODULES = {
+    "runtime": "tflite_micro.python.tflite_micro.runtime",
+    "compression": "tflite_micro.tensorflow.lite.micro.compression",
+}
+
+
+def package(part: str, where: str) -> Any:
+    """A module of `tflite-micro`.
+
+    Args:
+        part: `runtime` or `compression`.
+        where: what needs it, for the error.
+
+    Raises:
+        ModelError: it is not installed.
+    """
+    problem = missing(TFLITE_MICRO, where=where)
+    if problem is not None:
+        raise ModelError(problem)
+    return import_module(_MODULES[part])
+
+
+@final
+class MicroInterpreter:
+    """TensorFlow Lite Micro with its portable kernels; the methods are those of LiteRT.
+
+    Raises:
+        ModelError: the package is not installed, or it cannot run the file.
+    """
+
+    def __init__(self, content: bytes, *, where: str):
+        runtime = package("runtime", where)
+        audited = audit(content, where)
+        self._names = [audited.tensors[index].name for index in audited.inputs]
+        with muted() as said:
+            try:
+                self._interpreter = runtime.Interpreter.from_bytes(content, arena_size=_ARENA_BYTES)
+            except RuntimeError as error:
+                raise ModelError(
+                    Problem(
+                        where=where,
+                        found=f"TensorFlow Lite Micro cannot run the file: {said() or error}",
+                        expected="a file of ops and types that it has",
+                        fix="replace the layer that the op named above comes from",
+                    )
+                ) from error
+
+    def get_input_details(self) -> list[dict[str, Any]]:
+        given = map(self._interpreter.get_input_details, range(len(self._names)))
+        return [
+            {**_details(each, index), "name": name}
+            for index, (name, each) in enumerate(zip(self._names, given, strict=True))
+        ]
+
+    def get_output_details(self) -> list[dict[str, Any]]:
+        return [_details(self._interpreter.get_output_details(0), 0)]
+
+    def reset_all_variables(self) -> None:
+        self._interpreter.reset()
+
+    def set_tensor(self, index: int, values: np.ndarray) -> None:
+        self._interpreter.set_input(values, index)
+
+    def invoke(self) -> None:
+        self._interpreter.invoke()
+
+    def get_tensor(self, index: int) -> np.ndarray:
+        return self._interpreter.get_output(index).copy()
+
+
+def _details(given: dict[str, Any], index: int) -> dict[str, Any]:
+    quantization = given["quantization_parameters"]
+    scales, zeros = quantization["scales"], quantization["zero_points"]
+    return {
+        "index": index,
+        "shape": given["shape"],
+        "dtype": given["dtype"],
+        "quantization": (float(scales[0]), int(zeros[0])) if len(scales) else (0.0, 0),
+    }
