@@ -40,7 +40,7 @@ FILES = ["edge-cpu-dynamic.tflite", "edge-cpu-int8.tflite"]
 LEFT_BEHIND = [*FILES, "model.keras", "recipe.resolved.yaml", "report.html", "report.json"]
 FLOATS = {"target": "edge-cpu", "precision": "float32"}
 
-# What DESIGN.md asks of report.json, at least.
+# What readers of report.json rely on.
 KEYS = {
     "": "version recipe seed versions baseline stages artifacts promises",
     "baseline": "metrics parameters tflite_bytes latency_ms",

@@ -133,6 +133,7 @@ class SharedValues(Hold):
         self._scaled = units is not None
         entries = clusters if units is None else units * len(centroids) + clusters
         self._shape = (1 if units is None else int(units.max()) + 1, len(centroids))
+        self._compiled = entries.size >= _COMPILED_FROM
         self._entries = tf.constant(entries.ravel(), tf.int32)
         members = np.bincount(entries.ravel(), minlength=self._shape[0] * self._shape[1])
         self._members = tf.constant(members.reshape(self._shape), tf.float32)
@@ -146,12 +147,14 @@ class SharedValues(Hold):
 
     def _sums(self, values: Any) -> Any:
         """The sum over each entry, (scales, n)."""
-        sums = _summed(tf.reshape(values, [-1]), self._entries, self._shape[0] * self._shape[1])
+        add = _summed_compiled if self._compiled else _summed
+        sums = add(tf.reshape(values, [-1]), self._entries, self._shape[0] * self._shape[1])
         return tf.cast(tf.reshape(sums, self._shape), tf.float32)
 
     def _spread(self, table: Any, values: Any) -> Any:
         """The entry of each weight, in the shape and dtype of `values`."""
-        found = _looked_up(tf.reshape(table, [-1]), self._entries)
+        gather = _gather_compiled if self._compiled else tf.gather
+        found = gather(tf.reshape(table, [-1]), self._entries)
         return tf.cast(tf.reshape(found, values.shape), values.dtype)
 
     def _scale(self, sums: Any) -> Any:
@@ -205,16 +208,16 @@ class SharedValues(Hold):
         return identity(tf.convert_to_tensor(values))
 
 
-# Compiled: TensorFlow's own kernels for scalars take three times as long.
-@tf.function(jit_compile=True)
 def _summed(values: Any, entries: Any, count: int) -> Any:
     # In float32, a sum of a million equal weights drifts by percents.
     return tf.math.unsorted_segment_sum(tf.cast(values, tf.float64), entries, count)
 
 
-@tf.function(jit_compile=True)
-def _looked_up(table: Any, entries: Any) -> Any:
-    return tf.gather(table, entries)
+# TensorFlow's own kernels for scalars take three times as long. Compiling takes a quarter of
+# a second: small weights are not worth it.
+_COMPILED_FROM = 16_384
+_summed_compiled = tf.function(_summed, jit_compile=True)
+_gather_compiled = tf.function(lambda table, entries: tf.gather(table, entries), jit_compile=True)
 
 
 def _off_ties(centroids: Any) -> Any:

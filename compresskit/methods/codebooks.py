@@ -29,20 +29,21 @@ def codebook(
         pinned: values that the codebook has whatever the tensor is; what equals them
             does not move the others.
     """
-    given = values.ravel().astype(np.float64)
-    if pinned:
-        given = given[~np.isin(given, pinned)]
+    given = values.ravel()
+    for value in pinned:
+        given = given[given != value]
+    given = np.sort(given)
     left = count - len(pinned)
-    distinct = np.unique(given)
+    distinct = given[np.concatenate([[True], given[1:] != given[:-1]])] if given.size else given
     if left <= 0 or distinct.size == 0:
         found = np.zeros(0)
     elif distinct.size <= left:
-        found = distinct
+        found = distinct.astype(np.float64)
     else:
-        given.sort()
         if given.size > MOST_VALUES:
-            given = np.quantile(given, (np.arange(MOST_VALUES) + 0.5) / MOST_VALUES)
-        found = INITS[init](given, left)
+            picked = (np.arange(MOST_VALUES) + 0.5) / MOST_VALUES * given.size
+            given = given[picked.astype(np.int64)]
+        found = INITS[init](given.astype(np.float64), left)
     return np.unique(np.concatenate([found, pinned]))
 
 

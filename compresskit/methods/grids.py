@@ -34,7 +34,7 @@ class Scales:
         """Of each element of a weight of that shape, the index of its scale, from 0."""
         parts, axes = self.split(np.empty(shape, bool))
         sizes = [1 if axis in axes else size for axis, size in enumerate(parts.shape)]
-        numbers = np.arange(np.prod(sizes)).reshape(sizes)
+        numbers = np.arange(np.prod(sizes), dtype=np.int32).reshape(sizes)
         return np.broadcast_to(numbers, parts.shape).reshape(shape)
 
 
