@@ -12,6 +12,7 @@ import numpy as np
 from compresskit import metrics
 from compresskit.data import Dataset
 from compresskit.errors import ConversionError, Problem
+from compresskit.findings import findings
 from compresskit.ledger import Kept, in_file
 from compresskit.packing import entropy_bytes, pack
 from compresskit.progress import Bars
@@ -26,7 +27,6 @@ from compresskit.report.records import (
 )
 from compresskit.resolution import Resolved
 from compresskit.samples import Samples, take
-from compresskit.target import Finding
 from compresskit.tflite.audit import Audit, audit
 from compresskit.tflite.convert import convert
 from compresskit.tflite.decode import DECODE
@@ -82,9 +82,7 @@ def artifact(
     if content is not plain:
         _check_luts(plain, first, outputs[:samples], resolved)
     reference = predictions(model, first, used)
-    findings = list(resolved.target.check(audited) if resolved.target.check else ())
-    if precision.integer:
-        findings += _left_in_float(audited)
+    found, claim = findings(audited, resolved.target, precision)
     report = ArtifactReport(
         target=resolved.target.name,
         precision=resolved.precision_name,
@@ -100,8 +98,8 @@ def artifact(
         latency_ms=runner.latency_ms(dataset.x_test),
         sparsity=zeros(audited),
         tensors=tensors(audited),
-        claim=resolved.target.claim if all(each.warning for each in findings) else "",
-        findings=tuple(FindingReport(**asdict(finding)) for finding in findings),
+        claim=claim,
+        findings=tuple(FindingReport(**asdict(finding)) for finding in found),
         notes=_notes(audited),
         packed_bytes=len(pack(content)) if precision.weights == "int8" else None,
         entropy_bytes=entropy_bytes(audited) if precision.weights == "int8" else None,
@@ -149,21 +147,6 @@ def compare(outputs: np.ndarray, reference: np.ndarray) -> Parity:
         max_abs_error=float(error.max()),
         mean_abs_error=float(error.mean()),
     )
-
-
-def _left_in_float(audited: Audit) -> list[Finding]:
-    """The ops of an integer file that compute in float, each with its place."""
-    return [
-        Finding(
-            index=op.index,
-            op=op.name,
-            reason=f"computes {audited.tensors[op.outputs[0]].name!r} in float: the converter has "
-            "no integer form of it, and casts before and behind it",
-            warning=True,
-        )
-        for op in audited.computed_in_float()
-        if op not in audited.requantized()
-    ]
 
 
 def zeros(audited: Audit) -> float:

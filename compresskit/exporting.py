@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ import numpy as np
 from compresskit import catalog
 from compresskit.errors import DataError, Problem, TargetError, did_you_mean
 from compresskit.files import write_file
+from compresskit.findings import findings
 from compresskit.inspection import FileReport, describe_file
 from compresskit.preparation import try_out
 from compresskit.ranges import Range
@@ -50,7 +52,7 @@ def export(
         compress: `lut` stores weights with few values as look-up tables, for `micro`.
 
     Returns:
-        What the file holds, read from its bytes.
+        What the file holds, read from its bytes, and what the target says of it.
 
     Raises:
         TargetError: there is no such target, it has no such precision, or does not decode.
@@ -100,7 +102,8 @@ def export(
     if compress == "lut":
         content = with_luts(content, str(path))
     write_file(Path(path), content)
-    return describe_file(path)
+    found, claim = findings(audit(content, str(path)), record, chosen)
+    return replace(describe_file(path), claim=claim, findings=tuple(found))
 
 
 def _precision(target: Target, name: str) -> Precision:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from compresskit.errors import ModelError, Problem
+from compresskit.target import Finding
 from compresskit.tflite.audit import Audit, audit
 
 
@@ -44,6 +45,7 @@ class FileReport:
         sparsity: share of zeros over `weights`.
         ops: how often each op occurs; for a Keras model, each layer type.
         float_ops: number of ops that read or write floats.
+        claim, findings: of a file just exported, what its target says of it.
     """
 
     name: str
@@ -57,6 +59,8 @@ class FileReport:
     inputs: tuple[EndReport, ...]
     outputs: tuple[EndReport, ...]
     weights: tuple[WeightReport, ...]
+    claim: str = ""
+    findings: tuple[Finding, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for `--json`."""

@@ -66,6 +66,14 @@ def file(report: FileReport) -> None:
     columns = ("weight", "type", "shape", "zeros", "distinct", "bytes")
     console.print(_table("weights", columns, weights))
     console.print(_table("ops", ("op", "count"), report.ops.items()))
+    if report.findings:
+        found = [
+            (each.index, each.op, each.reason + ("" if each.confirmed else " (unconfirmed)"))
+            for each in report.findings
+        ]
+        console.print(_table("what the target says", ("index", "op", ""), found))
+    if report.claim:
+        console.print(escape(report.claim))
 
 
 def plan(made: Plan) -> None:
@@ -98,6 +106,8 @@ def summary(report: Report, folder: Path) -> None:
             f"{base.tflite_gzip_bytes:,}",
             "",
             "",
+            "",
+            "",
             f"{base.latency_ms:.3f}",
         )
     ]
@@ -109,6 +119,8 @@ def summary(report: Report, folder: Path) -> None:
             f"{made.bytes:,}",
             f"{made.gzip_bytes:,}",
             f"{base.tflite_bytes / made.gzip_bytes:.1f}x",
+            "" if made.packed_bytes is None else f"{made.packed_bytes:,}",
+            "" if made.packed_bytes is None else f"{base.tflite_bytes / made.packed_bytes:.1f}x",
             f"{made.parity.agreement:.4f}",
             f"{made.latency_ms:.3f}",
         )
@@ -121,6 +133,8 @@ def summary(report: Report, folder: Path) -> None:
         "bytes",
         "gzip",
         "float32 / gzip",
+        "packed",
+        "float32 / packed",
         "agreement",
         "ms",
     )

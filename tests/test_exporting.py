@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import keras
 import numpy as np
 import pytest
@@ -29,7 +31,7 @@ class TestExport:
     def test_floats_need_no_data(self, tmp_path, precision):
         path = tmp_path / "new" / "m.tflite"
         made = export(trained("mlp"), target="edge-cpu", precision=precision, path=path)
-        assert made == inspect(path)
+        assert replace(made, claim="", findings=()) == inspect(path)
         assert names_in(path.parent) == ["m.tflite"]
         data = digits()
         expected = np.mean(answers(trained("mlp"), data.x_test).argmax(-1) == data.y_test)
@@ -46,6 +48,18 @@ class TestExport:
         )
         if record.precisions[record.default].integer:
             assert made.float_ops == 0
+        assert made.findings == ()
+        assert made.claim == record.claim
+
+    def test_what_the_target_does_not_run(self, tmp_path):
+        done = compressed("tiny_bert")
+        path = tmp_path / "m.tflite"
+        made = export(done.model, target="edge-tpu", path=path, representative_data=done.x)
+        assert made.claim == ""
+        reasons = {each.op: each.reason for each in made.findings}
+        assert reasons["GATHER"] == "is not an op of the Edge TPU"
+        assert reasons["BATCH_MATMUL"] == "is not an op of the Edge TPU"
+        assert "aborts" in reasons["GELU"]
 
     def test_ranges_that_training_learned(self, tmp_path):
         done = compressed("mlp")

@@ -141,6 +141,21 @@ class TestSharedValues:
             loss = tf.reduce_sum(hold.together(values) * [3.0, 5.0, 7.0])
         np.testing.assert_allclose(tape.gradient(loss, values), [10.0, 5.0, 10.0])
 
+    def test_a_sparse_gradient_that_does_not_know_its_shape(self):
+        values = tf.Variable([[1.0, 2.0], [2.0, 1.0], [1.0, 1.0]])
+        hold = shared([[0, 1], [1, 0], [0, 0]], [1.0, 2.0])
+        rows = tf.TensorSpec([None, 2], tf.float32), tf.TensorSpec([None], tf.int64)
+
+        @tf.function(input_signature=[*rows, tf.TensorSpec([2], tf.int64)])
+        def gradient(given, indices, shape):
+            upstream = tf.IndexedSlices(given, indices, shape)
+            with tf.GradientTape() as tape:
+                made = hold.together(values)
+            return tape.gradient(made, values, output_gradients=upstream)
+
+        made = gradient([[3.0, 5.0], [7.0, 11.0]], [0, 2], [3, 2])
+        np.testing.assert_allclose(made, [[21.0, 5.0], [5.0, 21.0], [21.0, 21.0]])
+
     def test_gradients_of_scales_and_centroids_are_the_true_ones(self):
         """Against differentiating `scale * centroid` by both."""
         clusters = np.array([[0, 2], [1, 1], [2, 0]])

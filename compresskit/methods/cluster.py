@@ -201,7 +201,8 @@ class SharedValues(Hold):
                     ratios = self._learned(sums, scale)
                     of_scale = tf.reduce_sum(given * ratios, axis=1, keepdims=True)
                     made += of_scale * self._ends
-                return self._spread(made, upstream)
+                # Of a lookup, `upstream` is sparse, and may not know its own shape.
+                return self._spread(made, values)
 
             return tf.identity(values), gradient
 

@@ -1,8 +1,10 @@
 """Does QAT earn its keep? Float, post-training and QAT files of the same network.
 
-    .venv/bin/python tests/benchmarks/qat_bits.py [lenet5|lstm|bert]
+    .venv/bin/python tests/benchmarks/qat_bits.py [lenet5|lenet300|lstm|bert] [prune|cluster]
 
-For each seed the network is trained once; every file is made of those same weights.
+For each seed the network is trained once; every file is made of those same weights. With
+`prune` they are then pruned to 90 %, with `cluster` made to share 16 values, which later
+training keeps: QAT is then what is called PQAT and CQAT.
 Post-training: the weights are rounded to the grid and ranges are calibrated, nothing is
 trained. QAT: some epochs behind that rounding. A control trains the same epochs without
 rounding and is then rounded, so that QAT is not credited for mere training. All
@@ -28,18 +30,28 @@ import numpy as np
 from compresskit import catalog, data
 from compresskit.artifacts import artifact
 from compresskit.method import Length
+from compresskit.methods.cluster import Clustering
+from compresskit.methods.prune import Pruning
 from compresskit.methods.quantize import Quantization
 from compresskit.models.bert import bert_tiny
-from compresskit.models.lenet import lenet5
+from compresskit.models.lenet import lenet5, lenet300
 from compresskit.models.lstm import lstm_classifier
 from compresskit.progress import Bars
 from compresskit.recipe import Export
 from compresskit.resolution import Resolved
-from compresskit.stages import QAT
+from compresskit.stages import QAT, Cluster, Prune
 from compresskit.target import Grid
 from compresskit.training import fit
 
 SEEDS = (0, 1, 2)
+EARLIER = {
+    "none": None,
+    # Masks are chosen at once: they are the same in every later training.
+    "prune": lambda: Pruning(Prune(sparsity=0.9, end="1st", ignore=LOOKED_UP)),
+    "cluster": lambda: Clustering(Cluster(clusters=16, ignore=LOOKED_UP)),
+}
+# Looked up at conversion, and constants in the file.
+LOOKED_UP = ("position_embedding", "segment_embedding")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +73,13 @@ NETWORKS = {
         batch_size=128,
         baseline=(5, 1.5e-3),
         stage=(2, 2e-4),
+    ),
+    "lenet300": Network(
+        make=lenet300,
+        data=lambda: data.load("fashion-mnist"),
+        batch_size=128,
+        baseline=(6, 1e-3),
+        stage=(2, 3e-4),
     ),
     "lstm": Network(
         make=lambda: lstm_classifier((32,), 6, vocabulary=4096, units=128),
@@ -97,7 +116,7 @@ def train(model, network, dataset, length, seed, callbacks=()):
     )
 
 
-def accuracy(model, dataset, precision, ranges=()):
+def measured(model, dataset, precision, ranges=()):
     target = catalog.targets.get("edge-cpu")
     resolved = Resolved(
         target=target,
@@ -109,30 +128,45 @@ def accuracy(model, dataset, precision, ranges=()):
     report, _, _ = artifact(
         model, export, resolved, dataset, metric="accuracy", ranges=ranges, bars=Bars()
     )
-    return report.metrics["accuracy"] * 100
+    distinct = max(tensor.distinct for tensor in report.tensors)
+    return report.metrics["accuracy"] * 100, report.sparsity, distinct
 
 
-def one_seed(network, dataset, seed):
+def one_seed(network, dataset, seed, earlier):
     keras.utils.set_random_seed(seed)
     model = network.make()
-    train(model, network, dataset, network.baseline, seed)
-    trained = model.get_weights()
-    figures = {"float32": accuracy(model, dataset, "float32")}
-    train(model, network, dataset, network.stage, seed + 1)
-    trained_on = model.get_weights()
     steps = -(-len(dataset.x_train) // network.batch_size)
     length = Length(epochs=network.stage[0], steps_per_epoch=steps)
-    starts = {"post-training": trained, "trained on, then rounded": trained_on, "QAT": trained}
+
+    def trained_from(weights, bits=None, number=1):
+        """Trains behind the earlier method and, with `bits`, behind rounding."""
+        model.set_weights(weights)
+        methods = [earlier()] if earlier else []
+        methods += [Quantization(QAT(weight_bits=bits))] if bits else []
+        attached = [method.attach(model, dataset.x_train[:2], Grid(), length) for method in methods]
+        callbacks = [callback for each in attached for callback in each.callbacks]
+        train(model, network, dataset, network.stage, seed + number, callbacks)
+        return [each.detach() for each in attached]
+
+    train(model, network, dataset, network.baseline, seed)
+    figures = {"float32": measured(model, dataset, "float32")}
+    if earlier:
+        trained_from(model.get_weights(), number=2)
+        figures["float32, compressed"] = measured(model, dataset, "float32")
+    start = model.get_weights()
+    trained_from(start)
+    trained_on = model.get_weights()
     for bits in (8, 4):
-        for kind, weights in starts.items():
+        for kind, weights in (
+            ("post-training", start),
+            ("trained on, then rounded", trained_on),
+        ):
             model.set_weights(weights)
             method = Quantization(QAT(weight_bits=bits))
-            attached = method.attach(model, dataset.x_train[:2], Grid(), length)
-            if kind == "QAT":
-                train(model, network, dataset, network.stage, seed + 1, attached.callbacks)
-            ranges = attached.detach()["ranges"]
-            used = ranges if kind == "QAT" else ()
-            figures[f"{kind}, {bits}-bit weights"] = accuracy(model, dataset, "int8", used)
+            method.attach(model, dataset.x_train[:2], Grid(), length).detach()
+            figures[f"{kind}, {bits}-bit weights"] = measured(model, dataset, "int8")
+        ranges = trained_from(start, bits)[-1]["ranges"]
+        figures[f"QAT, {bits}-bit weights"] = measured(model, dataset, "int8", ranges)
     return figures
 
 
@@ -141,16 +175,19 @@ def main():
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
     print(f"Python {platform.python_version()}, {versions}\n")
     network = NETWORKS[sys.argv[1] if len(sys.argv) > 1 else "lenet5"]
+    earlier = EARLIER[sys.argv[2] if len(sys.argv) > 2 else "none"]
     dataset = network.data()
-    rows = [one_seed(network, dataset, seed) for seed in SEEDS]
-    print("| file | " + " | ".join(f"seed {seed}" for seed in SEEDS) + " | mean | to float |")
-    print("|---" * (len(SEEDS) + 3) + "|")
-    floats = statistics.mean(row["float32"] for row in rows)
+    rows = [one_seed(network, dataset, seed, earlier) for seed in SEEDS]
+    seeds = " | ".join(f"seed {seed}" for seed in SEEDS)
+    print(f"| file | {seeds} | mean | to float | zeros | most distinct values |")
+    print("|---" * (len(SEEDS) + 5) + "|")
+    floats = statistics.mean(row["float32"][0] for row in rows)
     for name in rows[0]:
-        values = [row[name] for row in rows]
+        values, zeros, distinct = zip(*(row[name] for row in rows), strict=True)
         mean = float(np.mean(values))
         cells = " | ".join(f"{value:.2f}" for value in values)
-        print(f"| {name} | {cells} | {mean:.2f} | {mean - floats:+.2f} |", flush=True)
+        cells += f" | {mean:.2f} | {mean - floats:+.2f} | {min(zeros):.1%} | {max(distinct):,}"
+        print(f"| {name} | {cells} |", flush=True)
 
 
 if __name__ == "__main__":
