@@ -15,6 +15,7 @@ from compresskit.stages import QAT, Cluster, Prune
 from compresskit.target import Grid
 from compresskit.weights import weights_of
 from tests.models import MODELS, SEQUENCE_MODELS, cnn, lstm
+from tests.runs import python
 from tests.training import compiled, fit, inputs_of, length
 
 SOME = ("cnn_bn", "depthwise", "conv1d", "nested", "subclassed", "lstm", "gru", "tiny_bert")
@@ -217,3 +218,28 @@ def test_an_optimizer_that_averages_weights():
     fit(model, x, attached)
     for weight in weights_of(model):
         assert distinct(scaled(weight)) <= 4
+
+
+LARGE = """
+import resource, keras, numpy as np
+from compresskit.method import Length
+from compresskit.methods.cluster import Clustering
+from compresskit.stages import Cluster
+from compresskit.target import Grid
+model = keras.Sequential([keras.Input((4,), dtype="int32"), keras.layers.Embedding(40_000, 512)])
+table = model.layers[0].embeddings
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+before = peak()
+attached = Clustering(Cluster(clusters=16)).attach(
+    model, np.zeros((1, 4), "int32"), Grid(), Length(epochs=1, steps_per_epoch=1))
+print((peak() - before) / table.numpy().nbytes)
+attached.detach()
+print(np.unique(table.numpy()).size)
+"""
+
+
+@pytest.mark.slow
+def test_twenty_million_weights_in_bounded_memory():
+    times, distinct = map(float, python(LARGE).split())
+    assert times < 10
+    assert distinct <= 16

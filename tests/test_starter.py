@@ -37,6 +37,12 @@ class TestRecipe:
         plan = ck.plan(made(model), model=model)
         assert [stage.touched != () for stage in plan.stages] == [True, True]
 
+    def test_with_the_stage_that_is_commented_out(self):
+        text = starter(cnn(), "m.keras", file="r.yaml")
+        recipe = ck.Recipe.loads(text.replace("  # - {name: share", "  - {name: share"), "r.yaml")
+        assert [stage.type for stage in recipe.stages] == ["prune", "cluster", "qat"]
+        assert ck.plan(recipe, imports=False).exports
+
     @pytest.mark.parametrize(
         "spec",
         [
