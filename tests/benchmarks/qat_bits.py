@@ -3,8 +3,8 @@
     .venv/bin/python tests/benchmarks/qat_bits.py [lenet5|lenet300|lstm|bert] [prune|cluster]
 
 For each seed the network is trained once; every file is made of those same weights. With
-`prune` they are then pruned to 90 %, with `cluster` made to share 16 values, which later
-training keeps: QAT is then what is called PQAT and CQAT.
+`prune` they are then pruned and trained on, with `cluster` made to share 16 values, which
+all later training keeps: QAT is then what is called PQAT and CQAT.
 Post-training: the weights are rounded to the grid and ranges are calibrated, nothing is
 trained. QAT: some epochs behind that rounding. A control trains the same epochs without
 rounding and is then rounded, so that QAT is not credited for mere training. All
@@ -47,8 +47,8 @@ SEEDS = (0, 1, 2)
 EARLIER = {
     "none": None,
     # Masks are chosen at once: they are the same in every later training.
-    "prune": lambda: Pruning(Prune(sparsity=0.9, end="1st", ignore=LOOKED_UP)),
-    "cluster": lambda: Clustering(Cluster(clusters=16, ignore=LOOKED_UP)),
+    "prune": lambda network: Pruning(Prune(sparsity=network.sparsity, end="1st", ignore=LOOKED_UP)),
+    "cluster": lambda network: Clustering(Cluster(clusters=16, ignore=LOOKED_UP)),
 }
 # Looked up at conversion, and constants in the file.
 LOOKED_UP = ("position_embedding", "segment_embedding")
@@ -63,6 +63,7 @@ class Network:
     batch_size: int
     baseline: tuple[int, float]  # epochs, learning rate
     stage: tuple[int, float]
+    sparsity: float = 0.9
 
 
 NETWORKS = {
@@ -87,6 +88,7 @@ NETWORKS = {
         batch_size=64,
         baseline=(6, 2e-3),
         stage=(2, 5e-4),
+        sparsity=0.7,
     ),
     "bert": Network(
         make=lambda: bert_tiny((32,), 6, vocabulary=4096),
@@ -94,6 +96,7 @@ NETWORKS = {
         batch_size=32,
         baseline=(5, 5e-4),
         stage=(2, 2e-4),
+        sparsity=0.7,
     ),
 }
 
@@ -138,20 +141,21 @@ def one_seed(network, dataset, seed, earlier):
     steps = -(-len(dataset.x_train) // network.batch_size)
     length = Length(epochs=network.stage[0], steps_per_epoch=steps)
 
-    def trained_from(weights, bits=None, number=1):
+    def trained_from(weights, bits=None, number=1, spent=network.stage):
         """Trains behind the earlier method and, with `bits`, behind rounding."""
         model.set_weights(weights)
-        methods = [earlier()] if earlier else []
+        methods = [earlier(network)] if earlier else []
         methods += [Quantization(QAT(weight_bits=bits))] if bits else []
         attached = [method.attach(model, dataset.x_train[:2], Grid(), length) for method in methods]
         callbacks = [callback for each in attached for callback in each.callbacks]
-        train(model, network, dataset, network.stage, seed + number, callbacks)
+        train(model, network, dataset, spent, seed + number, callbacks)
         return [each.detach() for each in attached]
 
     train(model, network, dataset, network.baseline, seed)
     figures = {"float32": measured(model, dataset, "float32")}
     if earlier:
-        trained_from(model.get_weights(), number=2)
+        # As long as the first training: pruned at once, it has much to learn again.
+        trained_from(model.get_weights(), number=2, spent=network.baseline)
         figures["float32, compressed"] = measured(model, dataset, "float32")
     start = model.get_weights()
     trained_from(start)
