@@ -27,25 +27,32 @@ def _console(*, stderr: bool = False) -> Console:
     )
 
 
-def _table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> Table:
-    table = Table(title=escape(title), title_justify="left")
+def _print(
+    console: Console, title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]
+) -> None:
+    """A title, and a table of rows if there are any."""
+    table = Table()
     for column in columns:
         table.add_column(column)
     for row in rows:
         table.add_row(*(escape(str(cell)) for cell in row))
-    return table
+    if title:
+        # Not that of the table, which would break it to the width of the columns.
+        console.print(escape(title), soft_wrap=True)
+    if table.row_count:
+        console.print(table)
 
 
 def names(rows: Iterable[Mapping[str, str]]) -> None:
     """The entries of a registry."""
     cells = [(row["kind"], row["name"], row["summary"]) for row in rows]
-    _console().print(_table("", ("kind", "name", "what it is"), cells))
+    _print(_console(), "", ("kind", "name", "what it is"), cells)
 
 
 def pairs(title: str, figures: Mapping[str, Any]) -> None:
     """Names and figures."""
     rows = [(key, f"{v:.4f}" if isinstance(v, float) else v) for key, v in figures.items()]
-    _console().print(_table(title, ("figure", "value"), rows))
+    _print(_console(), title, ("figure", "value"), rows)
 
 
 def file(report: FileReport) -> None:
@@ -58,20 +65,20 @@ def file(report: FileReport) -> None:
         f"{escape(report.name)}: {report.bytes:,} bytes{gzip}; {report.parameters:,} parameters; "
         f"{report.sparsity:.1%} of the weights are zero; {report.float_ops} ops in float"
     )
-    console.print(_table("inputs and outputs", ("name", "type", "shape", ""), ends))
+    _print(console, "inputs and outputs", ("name", "type", "shape", ""), ends)
     weights = [
         (w.name, w.dtype, w.shape, f"{w.sparsity:.1%}", w.distinct, f"{w.bytes:,}")
         for w in report.weights
     ]
     columns = ("weight", "type", "shape", "zeros", "distinct", "bytes")
-    console.print(_table("weights", columns, weights))
-    console.print(_table("ops", ("op", "count"), report.ops.items()))
+    _print(console, "weights", columns, weights)
+    _print(console, "ops", ("op", "count"), report.ops.items())
     if report.findings:
         found = [
             (each.index, each.op, each.reason + ("" if each.confirmed else " (unconfirmed)"))
             for each in report.findings
         ]
-        console.print(_table("what the target says", ("index", "op", ""), found))
+        _print(console, "what the target says", ("index", "op", ""), found)
     if report.claim:
         console.print(escape(report.claim))
 
@@ -86,11 +93,11 @@ def plan(made: Plan) -> None:
         length = f"{stage.epochs} epochs" + (f", {stage.steps:,} steps" if stage.steps else "")
         weights = [(path, "taken") for path in stage.touched]
         weights += [(path, f"left: {reason}") for path, reason in stage.skipped.items()]
-        console.print(_table(f"{stage.name} ({stage.type}, {length})", ("weight", ""), weights))
+        _print(console, f"{stage.name} ({stage.type}, {length})", ("weight", ""), weights)
         for target, worth in stage.worth.items():
             console.print(f"  worth on {target}: {escape(worth)}")
     rows = [(e.target, e.precision, e.file, "; ".join(e.notes)) for e in made.exports]
-    console.print(_table("exports", ("target", "precision", "file", "notes"), rows))
+    _print(console, "exports", ("target", "precision", "file", "notes"), rows)
 
 
 def summary(report: Report, folder: Path) -> None:
@@ -138,7 +145,7 @@ def summary(report: Report, folder: Path) -> None:
         "agreement",
         "ms",
     )
-    console.print(_table(f"{report.recipe} (seed {report.seed})", columns, rows))
+    _print(console, f"{report.recipe} (seed {report.seed})", columns, rows)
     kept = len(report.promises) - len(report.broken)
     console.print(f"{kept} of {len(report.promises)} promises kept; see {folder / 'report.html'}")
 
@@ -148,4 +155,4 @@ def broken(report: Report) -> None:
     console = _console(stderr=True)
     rows = [(p.stage, p.what, p.expected, p.measured) for p in report.broken]
     columns = ("answerable", "promise", "expected", "measured")
-    console.print(_table("broken promises", columns, rows))
+    _print(console, "broken promises", columns, rows)
