@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import pytest
 
 import compresskit as ck
+from compresskit import catalog
 from compresskit.data import load
 from compresskit.errors import DataError
 from tests.runs import ROOT
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+assert RECIPES
+
+
+@pytest.fixture(autouse=True)
+def every_target(path):
+    """What a recipe exports to is installed."""
+    for export in ck.Recipe.load(path).export:
+        package = catalog.targets.get(export.target).requires
+        if package is not None and find_spec(package.module) is None:
+            pytest.skip(f"{package.module} is missing: {package.install}")
 
 
 @pytest.fixture(params=RECIPES, ids=lambda path: path.stem)
 def path(request):
     return request.param
-
-
-def test_there_are_some():
-    assert RECIPES
 
 
 def test_loads_and_comes_back(path):
