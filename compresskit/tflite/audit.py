@@ -59,7 +59,7 @@ class Tensor:
     Attributes:
         values: its constant content in the file's own type, or None if it is computed;
             what a TFLM_DECODE makes of constants is constant, too.
-        stored: how many bytes of the file hold the values.
+        encoded: how many bytes of the file it is decoded from, if it is.
         scales, zero_points: of its quantization; empty if it has none.
         axis: the axis along which several scales run.
     """
@@ -69,10 +69,17 @@ class Tensor:
     dtype: str
     shape: tuple[int, ...]
     values: np.ndarray | None
-    stored: int
     scales: np.ndarray
     zero_points: np.ndarray
     axis: int
+    encoded: int | None = None
+
+    @property
+    def stored(self) -> int:
+        """How many bytes of the file hold the values."""
+        if self.encoded is not None:
+            return self.encoded
+        return 0 if self.values is None else self.values.nbytes
 
     @property
     def constant(self) -> np.ndarray:
@@ -254,7 +261,6 @@ def _tensor(index: int, raw: Any, model: Any) -> Tensor:
         dtype=dtype,
         shape=shape,
         values=values,
-        stored=0 if values is None else values.nbytes,
         scales=np.asarray(scales if scales is not None else [], dtype=np.float32),
         zero_points=np.asarray(zeros if zeros is not None else [], dtype=np.int64),
         axis=int(quantization.quantizedDimension) if quantization is not None else 0,
@@ -270,8 +276,8 @@ def _decoded(tensors: list[Tensor], ops: Iterable[Op]) -> tuple[Tensor, ...]:
             encoded, tables = (tensors[index] for index in op.inputs[2 * position :][:2])
             tensor = tensors[output]
             values = look_up(encoded.constant, tables.constant, tensor.shape, _ARRAYS[tensor.dtype])
-            stored = encoded.stored + tables.stored
-            tensors[output] = replace(tensor, values=values, stored=stored)
+            size = encoded.stored + tables.stored
+            tensors[output] = replace(tensor, values=values, encoded=size)
     return tuple(tensors)
 
 
