@@ -32,7 +32,7 @@ EXPORTS = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["cnn", "mlp"])
+@pytest.mark.parametrize("model", ["cnn"])
 def test_tables_in_flash_prove_what_the_stages_made(tmp_path, model):
     builder = {"builder": "tests.runs:untrained", "args": {"model": model}}
     path = recipe_file(tmp_path, model=builder, stages=PCQAT, export=EXPORTS)
