@@ -42,8 +42,8 @@ class MaskHold(Hold):
 
 
 @final
-class _Held:
-    """The callable that stands in `variable.constraint`: the user's own, then the holds."""
+class _Held(keras.constraints.Constraint):
+    """What stands in `variable.constraint`: the user's own, then the holds."""
 
     def __init__(self, constraint: Any):
         self.constraint = constraint
