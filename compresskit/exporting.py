@@ -21,6 +21,7 @@ from compresskit.target import Precision, Target
 from compresskit.tflite.audit import audit
 from compresskit.tflite.convert import convert
 from compresskit.tflite.luts import with_luts
+from compresskit.tflite.runtime import Runner
 from compresskit.tflite.scales import check_scales
 
 
@@ -58,6 +59,7 @@ def export(
         TargetError: there is no such target, it has no such precision, or does not decode.
         DataError: representative data is missing, empty, or nothing that the model takes.
         ConversionError: the converter failed, or wrote a file that breaks a rule.
+        ModelError: the target's runtime cannot load the file, or is not installed.
     """
     record: Target = catalog.targets.get(target, where="target")
     chosen = _precision(record, precision or record.default)
@@ -101,6 +103,8 @@ def export(
     check_scales(audit(content, str(path)), str(path))
     if compress == "lut":
         content = with_luts(content, str(path))
+    # What a target claims of a file holds of one that its runtime loads.
+    Runner(content, where=str(path), runtime=record.runtime)
     write_file(Path(path), content)
     found, claim = findings(audit(content, str(path)), record, chosen)
     return replace(describe_file(path), claim=claim, findings=tuple(found))

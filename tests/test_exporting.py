@@ -10,7 +10,7 @@ import pytest
 
 from compresskit import catalog
 from compresskit.data import Dataset
-from compresskit.errors import DataError, TargetError
+from compresskit.errors import DataError, ModelError, TargetError
 from compresskit.evaluation import evaluate
 from compresskit.exporting import export
 from compresskit.inspection import inspect
@@ -60,6 +60,14 @@ class TestExport:
         assert reasons["GATHER"] == "is not an op of the Edge TPU"
         assert reasons["BATCH_MATMUL"] == "is not an op of the Edge TPU"
         assert "aborts" in reasons["GELU"]
+
+    def test_what_its_runtime_cannot_load_is_not_written(self, tmp_path):
+        pytest.importorskip("tflite_micro")
+        done = compressed("tiny_bert")
+        path = tmp_path / "m.tflite"
+        with pytest.raises(ModelError, match="GELU"):
+            export(done.model, target="micro", path=path, representative_data=done.x)
+        assert not path.exists()
 
     def test_ranges_that_training_learned(self, tmp_path):
         done = compressed("mlp")
