@@ -169,8 +169,17 @@ def both_ways(merge_mode, cell=layers.LSTM):
     return keras.Model(inputs, x)
 
 
+def several_axes():
+    """Whether this Keras turns several axes at once; 3.12, the last for Python 3.10, does not."""
+    try:
+        keras.ops.flip(SIGNAL, axis=(1, 2))
+    except tf.errors.InvalidArgumentError:
+        return False
+    return True
+
+
 REVERSED = {
-    **{f"flip {axis}": (flipped, axis) for axis in (1, -1, (1, 2))},
+    **{f"flip {axis}": (flipped, axis) for axis in (1, -1, *([(1, 2)] if several_axes() else []))},
     **{f"merge {mode}": (both_ways, mode) for mode in ("concat", "sum", "ave", "mul", None)},
 }
 
