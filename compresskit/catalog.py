@@ -25,6 +25,12 @@ methods.register(
     summary="train through the rounding of the integer kernels",
 )
 
+methods.register(
+    "distill",
+    "compresskit.methods.distill:Distillation",
+    summary="let a smaller model learn from a larger one",
+)
+
 criteria.register(
     "magnitude", "compresskit.methods.criteria:magnitude", summary="the absolute value of a weight"
 )
@@ -59,6 +65,11 @@ models.register(
     "resnet8",
     "compresskit.models.resnet:resnet8",
     summary="ResNet-8: three residual stages of Conv-BN-ReLU for small images",
+)
+models.register(
+    "small-cnn",
+    "compresskit.models.cnn:small_cnn",
+    summary="three strided Conv-BN-ReLU blocks, 6,386 parameters: a student",
 )
 models.register(
     "lstm",

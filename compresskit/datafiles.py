@@ -114,6 +114,44 @@ def read_directory(
     return read
 
 
+def read_pictures(
+    folder: str,
+    *,
+    image_size: tuple[int, int] | None,
+    grayscale: bool,
+    where: str,
+    base: Path | None,
+) -> np.ndarray:
+    """Every picture of one folder, without labels.
+
+    Returns:
+        float32 of 0 to 1, shape (n, height, width, channels).
+
+    Raises:
+        DataError: no picture, pictures of several sizes, or files that cannot be read.
+    """
+    image, found = _pillow(where), _existing(folder, where, base)
+    files = (
+        sorted(file for file in found.iterdir() if file.suffix.lower() in SUFFIXES)
+        if found.is_dir()
+        else []
+    )
+    read = [_read_picture(image, file, image_size, grayscale, where) for file in files]
+    problems = [each for each in read if isinstance(each, Problem)]
+    pictures = [each for each in read if not isinstance(each, Problem)]
+    sizes: dict[tuple[int, ...], Path] = {}
+    for each, file in zip(read, files, strict=True):
+        if not isinstance(each, Problem):
+            sizes.setdefault(each.shape, file)
+    if not files:
+        problems.append(_no_pictures(found, where))
+    if len(sizes) > 1:
+        problems.append(_sizes_differ(sizes, where))
+    if problems:
+        raise DataError(problems[:_SHOWN] + _rest(problems[_SHOWN:], where))
+    return np.stack(pictures).astype(np.float32) / np.float32(255)
+
+
 def _pillow(where: str) -> ModuleType:
     try:
         from PIL import Image

@@ -12,7 +12,7 @@ from typing import Any, final
 
 import keras
 
-from compresskit import artifacts, catalog, ledger
+from compresskit import artifacts, catalog, classroom, ledger
 from compresskit.errors import Problem, RecipeError
 from compresskit.files import reported_files, staged
 from compresskit.layers import layer_reports, sparsity
@@ -30,7 +30,7 @@ from compresskit.run import Run, measure_baseline
 from compresskit.samples import take
 from compresskit.stages import Stage
 from compresskit.tflite.lower import predictions
-from compresskit.training import fit
+from compresskit.training import fit, learn
 
 _PACKAGES = ("compresskit", "tensorflow", "keras", "ai-edge-litert", "numpy")
 # Largest mean difference of outputs that baking the weights may make.
@@ -113,12 +113,14 @@ def compress(
             model=made.model,
             dataset=made.dataset,
             exports=made.exports,
+            lessons=made.lessons,
             seed=seed,
             bars=Bars(quiet=quiet),
             folder=folder,
             given=None if model is None else made.model.name,
         )
         measure_baseline(run)
+        run.original = classroom.original(run)
         try:
             completed = all(_stage(run, index) for index in range(len(recipe.stages)))
         except BaseException:
@@ -143,39 +145,46 @@ def _stage(run: Run, index: int) -> bool:
     stage = run.recipe.stages[index]
     defaults = run.recipe.defaults
     started = time.perf_counter()
-    before = run.model.get_weights()
+    lesson, teacher = run.lessons[index], classroom.teacher(run, index)
+    before = run.model, run.dataset, run.loss, run.model.get_weights()
+    if lesson is not None and teacher is not None:
+        classroom.enter(run, lesson, teacher)
     size = batch_size(run.recipe, stage)
+    samples = lesson.samples if lesson is not None else len(run.dataset.y_train)
     method = catalog.methods.get(stage.type)(stage)
     grid = training_grid(run.exports)
     attached = method.attach(
         run.model,
         take(run.dataset.x_train, slice(2)),
         grid,
-        Length(epochs=stage.epochs, steps_per_epoch=-(-len(run.dataset.y_train) // size)),
+        Length(epochs=stage.epochs, steps_per_epoch=-(-samples // size)),
     )
     run.attached.append((stage, attached))
-    history = fit(
-        run.model,
-        run.dataset,
-        optimizer=stage.optimizer or defaults.optimizer,
-        learning_rate=stage.learning_rate or defaults.learning_rate,
-        learning_rate_schedule=stage.learning_rate_schedule or defaults.learning_rate_schedule,
-        batch_size=size,
-        epochs=stage.epochs,
-        loss=run.loss,
+    settings: dict[str, Any] = {
+        "optimizer": stage.optimizer or defaults.optimizer,
+        "learning_rate": stage.learning_rate or defaults.learning_rate,
+        "learning_rate_schedule": stage.learning_rate_schedule or defaults.learning_rate_schedule,
+        "batch_size": size,
+        "epochs": stage.epochs,
+        "loss": run.loss,
         # A stage's data order does not depend on how many batches others drew.
-        seed=run.seed + 1 + index,
-        bars=run.bars,
-        where=stage.name,
-        callbacks=attached.callbacks,
-    )
+        "seed": run.seed + 1 + index,
+        "bars": run.bars,
+        "where": stage.name,
+        "callbacks": attached.callbacks,
+    }
+    if lesson is not None and teacher is not None:
+        history = learn(run.model, teacher, lesson, **settings)
+    else:
+        history = fit(run.model, run.dataset, **settings)
     measured = run.measure(predictions(run.model, run.dataset.x_test), stage.name)
     layers = layer_reports(run.model, attached)
     verdict = _gate(run, stage, measured)
     if verdict == "rollback":
         run.attached.pop()
         attached.detach()
-        run.model.set_weights(before)
+        run.model, run.dataset, run.loss, weights = before
+        run.model.set_weights(weights)
     else:
         run.promises += ledger.still_true(run.kept, run.model, stage.name)
         run.kept += ledger.kept_by(stage, attached, layers, run.model, grid)

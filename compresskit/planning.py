@@ -8,15 +8,22 @@ from typing import Any
 
 from compresskit.errors import RecipeError
 from compresskit.recipe import Recipe
+from compresskit.recipe_distill import Pupil
 from compresskit.recipe_fields import Builder
 from compresskit.recipe_source import Locate, render
 from compresskit.resolution import Resolved, resolve, training_grid
-from compresskit.stages import Prune
+from compresskit.stages import Distill, Prune
 
 
 @dataclass(frozen=True, kw_only=True)
 class StagePlan:
-    """What a stage would take and leave, and what it is worth on the recipe's targets."""
+    """What a stage would take and leave, and what it is worth on the recipe's targets.
+
+    Attributes:
+        teacher: who teaches in it, or None.
+        student: the model that it goes on with, or None for the one that is there.
+        parameters: of the model that it trains; 0 if that was not loaded.
+    """
 
     name: str
     type: str
@@ -25,6 +32,9 @@ class StagePlan:
     touched: tuple[str, ...]
     skipped: dict[str, str]
     worth: dict[str, str]
+    teacher: str | None = None
+    student: str | None = None
+    parameters: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +73,8 @@ def describe(spec: Any) -> str:
         return spec
     if isinstance(spec, Builder):
         return spec.builder
+    if isinstance(spec, Pupil):
+        return f"blocks {', '.join(map(str, spec.layers))} of the teacher"
     return str(getattr(spec, "npz", None) or getattr(spec, "directory", None) or spec)
 
 
@@ -99,12 +111,12 @@ def plan(
 
         made = check(recipe, model=model, data=data, locate=locate, base=base, safe_mode=safe_mode)
         exports = made.exports
-        stages = _stage_plans(recipe, exports, made.selections, made.steps)
+        stages = _stage_plans(recipe, exports, made)
     else:
         exports, problems = resolve(recipe, locate)
         if problems:
             raise RecipeError(problems)
-        stages = _stage_plans(recipe, exports, None, None)
+        stages = _stage_plans(recipe, exports, None)
     return Plan(
         recipe=recipe.name,
         model=describe(recipe.model) if model is None else "given",
@@ -115,18 +127,20 @@ def plan(
     )
 
 
-def _stage_plans(
-    recipe: Recipe, exports: list[Resolved], selections: Any, steps: Any
-) -> list[StagePlan]:
+def _stage_plans(recipe: Recipe, exports: list[Resolved], made: Any) -> list[StagePlan]:
     plans = []
+    model = made.model if made else None
     for index, stage in enumerate(recipe.stages):
-        selection = selections[index] if selections else None
+        selection = made.selections[index] if made else None
+        lesson = made.lessons[index] if made else None
+        model = (lesson.student if lesson else None) or model
+        student = stage.student if isinstance(stage, Distill) else None
         plans.append(
             StagePlan(
                 name=stage.name,
                 type=stage.type,
                 epochs=stage.epochs,
-                steps=steps[index] * stage.epochs if steps else 0,
+                steps=made.steps[index] * stage.epochs if made else 0,
                 touched=tuple(weight.path for weight in selection.taken) if selection else (),
                 skipped={skip.path: skip.reason for skip in selection.skipped} if selection else {},
                 worth={
@@ -134,6 +148,9 @@ def _stage_plans(
                     for each in exports
                     if _worth_key(stage) in each.target.worth
                 },
+                teacher=describe(stage.learning.teacher) if stage.learning else None,
+                student=describe(student) if student else None,
+                parameters=model.count_params() if model else 0,
             )
         )
     return plans

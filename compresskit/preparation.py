@@ -13,13 +13,14 @@ import numpy as np
 from compresskit import catalog, data
 from compresskit.data import Dataset
 from compresskit.errors import CompressKitError, ModelError, Problem, RecipeError, did_you_mean
+from compresskit.lessons import Lesson, find_lesson
 from compresskit.metrics import METRICS
 from compresskit.models.load import load_model
 from compresskit.recipe import Recipe
 from compresskit.recipe_source import Locate, render
 from compresskit.resolution import Resolved, resolve
 from compresskit.selection import Selection
-from compresskit.stages import Prune
+from compresskit.stages import Distill, Prune
 
 
 @dataclass(kw_only=True)
@@ -29,6 +30,7 @@ class Prepared:
     Attributes:
         exports: the targets and precisions of the recipe's exports.
         selections: what each stage would take of the model.
+        lessons: how each stage learns from a teacher, or None.
         steps: optimizer steps in an epoch of each stage.
         problems: everything that is wrong.
         error: the kind of the first problem.
@@ -38,6 +40,7 @@ class Prepared:
     dataset: Dataset | None = None
     exports: list[Resolved] = field(default_factory=list)
     selections: list[Selection] = field(default_factory=list)
+    lessons: list[Lesson | None] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     error: type[CompressKitError] | None = None
@@ -62,18 +65,7 @@ def prepare(
     prepared = Prepared(exports=exports)
     _load(prepared, recipe, model, data, locate, base, safe_mode)
     wrong += _training_problems(recipe, locate)
-    if prepared.dataset is not None:
-        prepared.steps = [
-            math.ceil(len(prepared.dataset.y_train) / batch_size(recipe, stage))
-            for stage in recipe.stages
-        ]
-        wrong += _schedule_problems(recipe, prepared.steps, locate)
-    if prepared.model is not None:
-        for index, stage in enumerate(recipe.stages):
-            method = catalog.methods.get(stage.type)(stage)
-            selection = method.select(prepared.model, locate(("stages", index)))
-            prepared.selections.append(selection)
-            wrong += selection.problems
+    wrong += _walk(prepared, recipe, locate, base, safe_mode)
     if wrong:
         prepared.add(RecipeError(wrong))
     if prepared.model is not None and prepared.dataset is not None:
@@ -82,6 +74,40 @@ def prepare(
         except CompressKitError as error:
             prepared.add(error)
     return prepared
+
+
+def _walk(
+    prepared: Prepared, recipe: Recipe, locate: Locate, base: Path | None, safe_mode: bool
+) -> list[Problem]:
+    """Goes through the stages, each with the model and the samples that it will have."""
+    problems: list[Problem] = []
+    model, dataset, ids = prepared.model, prepared.dataset, None
+    for index, stage in enumerate(recipe.stages):
+        samples = len(dataset.y_train) if dataset is not None else 0
+        if model is not None and dataset is not None:
+            try:
+                lesson = find_lesson(
+                    stage, ("stages", index), model, prepared.model, dataset, ids, locate,
+                    base=base, safe_mode=safe_mode,
+                )  # fmt: skip
+            except CompressKitError as error:
+                prepared.add(error)
+                lesson = None
+            if lesson is not None:
+                model, dataset, ids = lesson.student or model, lesson.dataset, lesson.first_ids
+                samples = lesson.samples
+            prepared.lessons.append(lesson)
+        if samples:
+            prepared.steps.append(math.ceil(samples / batch_size(recipe, stage)))
+        # Of a student that could not be made nothing can be said, and nothing of later stages.
+        if isinstance(stage, Distill) and stage.student is not None and model is prepared.model:
+            model = None
+        if model is not None:
+            method = catalog.methods.get(stage.type)(stage)
+            selection = method.select(model, locate(("stages", index)))
+            prepared.selections.append(selection)
+            problems += selection.problems
+    return problems + _schedule_problems(recipe, prepared.steps, locate)
 
 
 def check(recipe: Recipe, **given: Any) -> Prepared:
@@ -175,7 +201,7 @@ def _unknown(where: str, kind: str, name: str, valid: set[str]) -> Problem:
 
 def _schedule_problems(recipe: Recipe, steps: list[int], locate: Locate) -> list[Problem]:
     problems = []
-    for index, (stage, per_epoch) in enumerate(zip(recipe.stages, steps, strict=True)):
+    for index, (stage, per_epoch) in enumerate(zip(recipe.stages, steps, strict=False)):
         if not isinstance(stage, Prune):
             continue
         total = per_epoch * stage.epochs

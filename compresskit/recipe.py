@@ -245,7 +245,7 @@ class Recipe(Record):
 
     def dump(self) -> str:
         """YAML text with every setting in it; `loads` gives back an equal recipe."""
-        return recipe_source.dump(self.model_dump(mode="json"))
+        return recipe_source.dump(self.model_dump(mode="json", by_alias=True))
 
     @classmethod
     def json_schema(cls) -> dict[str, Any]:

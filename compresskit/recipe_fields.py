@@ -123,10 +123,12 @@ class DirectoryData(Record):
     grayscale: bool = Field(default=False, description="Read the pictures as grey.")
 
 
-def _member(**records: type) -> Callable[[Any], str | None]:
+def member(**records: type) -> Callable[[Any], str | None]:
     """Tells the members of a union apart: a text, or a record known by one of its keys."""
 
     def tag(value: Any) -> str | None:
+        if value is None:
+            return "<none>"
         if isinstance(value, str):
             return "<text>"
         if isinstance(value, BaseModel):
@@ -143,7 +145,7 @@ def _member(**records: type) -> Callable[[Any], str | None]:
 Model = Annotated[
     Annotated[Text, Tag("<text>")] | Annotated[Builder, Tag("<Builder>")],
     Discriminator(
-        _member(builder=Builder),
+        member(builder=Builder),
         custom_error_type="model",
         custom_error_message="not a model",
         custom_error_context={"expected": "a name, a .keras path, or a mapping with `builder`"},
@@ -155,7 +157,7 @@ Data = Annotated[
     | Annotated[DirectoryData, Tag("<DirectoryData>")]
     | Annotated[Builder, Tag("<Builder>")],
     Discriminator(
-        _member(npz=NpzData, directory=DirectoryData, builder=Builder),
+        member(npz=NpzData, directory=DirectoryData, builder=Builder),
         custom_error_type="data",
         custom_error_message="not a data set",
         custom_error_context={

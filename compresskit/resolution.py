@@ -9,7 +9,7 @@ from compresskit.errors import Problem, did_you_mean
 from compresskit.installed import missing
 from compresskit.recipe import Recipe
 from compresskit.recipe_source import Locate, render
-from compresskit.stages import QAT, Cluster, Stage
+from compresskit.stages import QAT, Cluster, Compression, Distill, Stage
 from compresskit.target import Grid, Precision, Target
 
 
@@ -137,6 +137,7 @@ _UNDOES = {
     ("cluster", "qat"): "the ranges and the rounding were learned with other weights",
     ("prune", "qat"): "the ranges and the rounding were learned with other weights",
 }
+_NEW_STUDENT = "a new student has nothing of it"
 
 
 def _order(recipe: Recipe, locate: Locate) -> list[Problem]:
@@ -145,6 +146,8 @@ def _order(recipe: Recipe, locate: Locate) -> list[Problem]:
     for index, stage in enumerate(recipe.stages):
         for earlier in recipe.stages[:index]:
             reason = _UNDOES.get((stage.type, earlier.type))
+            if isinstance(stage, Distill) and stage.student and isinstance(earlier, Compression):
+                reason = _NEW_STUDENT
             if reason is None or _apart(stage, earlier):
                 continue
             problems.append(
@@ -152,7 +155,9 @@ def _order(recipe: Recipe, locate: Locate) -> list[Problem]:
                     where=locate(("stages", index, "type")),
                     found=f"{stage.type} ({stage.name}) after {earlier.type} ({earlier.name}): "
                     f"{reason}",
-                    expected="prune, then cluster, then qat, or stages with other `targets`",
+                    expected="a student first"
+                    if reason == _NEW_STUDENT
+                    else "prune, then cluster, then qat, or stages with other `targets`",
                     fix=f"move {stage.name} before {earlier.name}"
                     if stage.type != earlier.type
                     else "give both `targets` that share nothing",
@@ -164,6 +169,8 @@ def _order(recipe: Recipe, locate: Locate) -> list[Problem]:
 
 def _apart(one: Stage, other: Stage) -> bool:
     """Whether two stages name their targets, and no pattern twice."""
+    if not isinstance(one, Compression) or not isinstance(other, Compression):
+        return False
     return bool(one.targets and other.targets) and not set(one.targets) & set(other.targets)
 
 

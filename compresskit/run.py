@@ -13,6 +13,7 @@ from compresskit import metrics
 from compresskit.data import Dataset
 from compresskit.errors import Problem, TrainingError
 from compresskit.ledger import Kept
+from compresskit.lessons import Lesson
 from compresskit.method import Attached
 from compresskit.progress import Bars
 from compresskit.ranges import Range
@@ -45,7 +46,9 @@ class Run:
     folder: Path | None
     given: str | None = None
     loss: Any = None
+    lessons: list[Lesson | None] = field(default_factory=list)
     baseline: Baseline | None = None
+    original: keras.Model | None = None
     attached: list[tuple[Stage, Attached]] = field(default_factory=list)
     stages: list[StageReport] = field(default_factory=list)
     files: list[ArtifactReport] = field(default_factory=list)

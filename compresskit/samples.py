@@ -26,6 +26,13 @@ def take(x: Samples, chosen: Any) -> Any:
     return each(x, lambda array: array[chosen])
 
 
+def joined(x: Samples, more: Samples) -> Any:
+    """Two sets of samples, one after the other."""
+    if isinstance(x, dict) and isinstance(more, dict):
+        return {name: np.concatenate([array, more[name]]) for name, array in x.items()}
+    return np.concatenate([x, more])
+
+
 def each(x: Samples, function: Callable[[np.ndarray], Any]) -> Any:
     """What a function makes of every array, in the same structure."""
     if isinstance(x, dict):

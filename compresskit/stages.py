@@ -16,6 +16,7 @@ from pydantic import (
 from compresskit import catalog
 from compresskit.duration import Duration
 from compresskit.granularity import GRANULARITIES, NM, Block, Unstructured, parse_granularity
+from compresskit.recipe_distill import Learning, Student
 from compresskit.recipe_fields import (
     Count,
     Drop,
@@ -66,14 +67,6 @@ class StageBase(Record):
         description="Unique in the recipe. Default: the type, numbered from the second on.",
         examples=["sparsify"],
     )
-    targets: Texts = Field(
-        default=(),
-        description="Patterns of what to compress; empty: all that can be.",
-        examples=[["type:Dense", "re:conv.*"]],
-    )
-    ignore: Texts = Field(
-        default=(), description="Patterns of what to leave alone.", examples=[["logits"]]
-    )
     epochs: Count = Field(default=1, description="Passes over the training data.")
     optimizer: Text | None = Field(
         default=None, description="Instead of the defaults'.", examples=["adam"]
@@ -90,6 +83,29 @@ class StageBase(Record):
     gate: Gate | None = Field(
         default=None, description="How much quality it may cost.", examples=[{"max_drop": 0.01}]
     )
+
+
+class Compression(StageBase):
+    """A stage that acts on chosen weights while the model trains."""
+
+    targets: Texts = Field(
+        default=(),
+        description="Patterns of what to compress; empty: all that can be.",
+        examples=[["type:Dense", "re:conv.*"]],
+    )
+    ignore: Texts = Field(
+        default=(), description="Patterns of what to leave alone.", examples=[["logits"]]
+    )
+    distill: Learning | None = Field(
+        default=None,
+        description="Learn from a teacher as well as from the labels.",
+        examples=[{"teacher": "baseline", "temperature": 4}],
+    )
+
+    @property
+    def learning(self) -> Learning | None:
+        """Who teaches in this stage, if anyone does."""
+        return self.distill
 
 
 class Sparsity(Record):
@@ -115,7 +131,7 @@ class Sparsity(Record):
         return final
 
 
-class Prune(StageBase):
+class Prune(Compression):
     """Sets the least important weights to zero and keeps them there."""
 
     type: Literal["prune"] = "prune"
@@ -207,7 +223,7 @@ class Prune(StageBase):
         return frequency
 
 
-class Cluster(StageBase):
+class Cluster(Compression):
     """Lets the weights of a tensor share a few values, which go on learning."""
 
     type: Literal["cluster"] = "cluster"
@@ -224,7 +240,7 @@ class Cluster(StageBase):
     )
 
 
-class QAT(StageBase):
+class QAT(Compression):
     """Trains through the rounding of the integer kernels."""
 
     type: Literal["qat"] = "qat"
@@ -239,4 +255,28 @@ class QAT(StageBase):
     )
 
 
-Stage = Annotated[Prune | Cluster | QAT, Field(discriminator="type", examples=[{"type": "qat"}])]
+class Distill(Learning, StageBase):
+    """Lets a smaller model, the student, learn from a larger one."""
+
+    type: Literal["distill"] = "distill"
+    student: Student = Field(
+        default=None,
+        description="The model to go on with: a name of `compresskit list models`, a .keras "
+        "path, a builder, or layers of the teacher. Default: the model as it is.",
+        examples=[{"from": "teacher", "layers": [0, 3, 5]}],
+    )
+    vocabulary: Literal["all", "data"] = Field(
+        default="all",
+        description="data: keep the tokens alone that the training and transfer samples have; "
+        "the tokenizer beside the model is cut to them.",
+    )
+
+    @property
+    def learning(self) -> Learning:
+        """Who teaches in this stage."""
+        return self
+
+
+Stage = Annotated[
+    Prune | Cluster | QAT | Distill, Field(discriminator="type", examples=[{"type": "qat"}])
+]

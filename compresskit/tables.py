@@ -94,6 +94,10 @@ def plan(made: Plan) -> None:
         weights = [(path, "taken") for path in stage.touched]
         weights += [(path, f"left: {reason}") for path, reason in stage.skipped.items()]
         _print(console, f"{stage.name} ({stage.type}, {length})", ("weight", ""), weights)
+        if stage.teacher:
+            size = f" ({stage.parameters:,} parameters)" if stage.parameters else ""
+            learner = stage.student or "the model as it is"
+            console.print(f"  teacher: {escape(stage.teacher)}; student: {escape(learner)}{size}")
         for target, worth in stage.worth.items():
             console.print(f"  worth on {target}: {escape(worth)}")
     rows = [(e.target, e.precision, e.file, "; ".join(e.notes)) for e in made.exports]

@@ -81,7 +81,7 @@ class Tokenizer:
         """The tokens of a text, without padding, `[CLS]` and `[SEP]`."""
         if self.kind == "word":
             return [word if word in self._ids else UNKNOWN for word in words(text)]
-        return [piece for word in _basic(text) for piece in self._pieces(word)]
+        return [piece for word in _basic(text) for piece in self.pieces(word)]
 
     def encode(self, texts: Sequence[str], length: int) -> np.ndarray:
         """Token ids: cut off after `length`, or filled up with 0.
@@ -141,7 +141,7 @@ class Tokenizer:
             raise DataError(problems)
         return cls(kind=record["kind"], vocabulary=tuple(vocabulary), padding=record["padding"])
 
-    def _pieces(self, word: str) -> list[str]:
+    def pieces(self, word: str) -> list[str]:
         """The longest piece in the vocabulary that the word begins with, and so on."""
         if len(word) > LONGEST_WORD:
             return [UNKNOWN]

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, final
 
 import keras
 import numpy as np
 
 from compresskit.data import Dataset
+from compresskit.distillation.distiller import Distiller
+from compresskit.distillation.feed import Feed, remember
+from compresskit.distillation.teaching import comparisons
 from compresskit.errors import Problem, TrainingError
 from compresskit.holds import enforce, holds_of
+from compresskit.lessons import Lesson
 from compresskit.progress import Bars, Update
-from compresskit.samples import take
+from compresskit.samples import count, joined, take
 
 
 def loss_for(name: str, model: keras.Model, dataset: Dataset) -> Any:
@@ -37,6 +43,64 @@ def loss_for(name: str, model: keras.Model, dataset: Dataset) -> Any:
     return keras.losses.SparseCategoricalCrossentropy(from_logits=logits)
 
 
+def learn(
+    model: keras.Model,
+    teacher: keras.Model,
+    lesson: Lesson,
+    *,
+    batch_size: int,
+    seed: int,
+    bars: Bars,
+    where: str,
+    **settings: Any,
+) -> dict[str, list[float]]:
+    """Trains a model by what a teacher says, too. The rest is as in `fit`.
+
+    Raises:
+        TrainingError: also if the disk has no room for what the teacher shows.
+    """
+    keras.utils.set_random_seed(seed)
+    x, dataset = lesson.dataset.x_train, lesson.dataset
+    terms = comparisons(
+        lesson.learning,
+        teacher,
+        model,
+        take(x, slice(2)),
+        dataset.y_train,
+        where=where,
+        ids=lesson.ids,
+    )
+    distiller = Distiller(
+        teacher,
+        model,
+        terms,
+        alpha=lesson.learning.alpha,
+        padding=dataset.tokenizer is not None,
+        ids=lesson.ids,
+    )
+    if lesson.transfer is not None:
+        x = joined(x, lesson.transfer)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            shown = None
+            if lesson.learning.cache:
+                with bars.task(f"{where}: asking the teacher", count(x)) as update:
+                    shown = remember(distiller, x, Path(folder), where, update)
+            feed = Feed(x, dataset.y_train, shown=shown, batch_size=batch_size, seed=seed)
+            return fit(
+                distiller,
+                dataset,
+                feed=feed,
+                batch_size=batch_size,
+                seed=seed,
+                bars=bars,
+                where=where,
+                **settings,
+            )
+        finally:
+            distiller.close()
+
+
 def fit(
     model: keras.Model,
     dataset: Dataset,
@@ -51,27 +115,36 @@ def fit(
     bars: Bars,
     where: str,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    feed: Feed | None = None,
 ) -> dict[str, list[float]]:
     """Trains and gives the history, a value an epoch for each figure.
+
+    Args:
+        feed: batches for a distiller, in place of the data set's training samples.
 
     Raises:
         TrainingError: the loss or a weight became infinite or not a number.
     """
     keras.utils.set_random_seed(seed)
     made = keras.optimizers.get({"class_name": optimizer, "config": {}})
-    steps = math.ceil(len(dataset.y_train) / batch_size)
+    steps = math.ceil(len(dataset.y_train) / batch_size) if feed is None else len(feed)
     made.learning_rate = learning_rate
     if learning_rate_schedule == "cosine":
         # Loshchilov and Hutter, 2017, https://arxiv.org/abs/1608.03983, without restarts.
         falling = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * steps)
         made = type(made)(learning_rate=falling)
     integer = np.issubdtype(dataset.y_train.dtype, np.integer)
-    model.compile(optimizer=made, loss=loss, metrics=["accuracy"] if integer else [])
+    # Weighted: of samples without a label no accuracy is known.
+    figures = ["accuracy"] if integer else []
+    model.compile(optimizer=made, loss=loss, weighted_metrics=figures)
+    batches = (
+        {"x": dataset.x_train, "y": dataset.y_train, "batch_size": batch_size}
+        if feed is None
+        else {"x": feed, "shuffle": False}
+    )
     with bars.task(where, epochs * steps) as update:
         history = model.fit(
-            dataset.x_train,
-            dataset.y_train,
-            batch_size=batch_size,
+            **batches,
             epochs=epochs,
             verbose=0,
             callbacks=[*callbacks, _StopAtNaN(), _Bar(update)],

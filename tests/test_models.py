@@ -35,7 +35,8 @@ def only(spec, **kwargs):
 
 class TestRegistered:
     @pytest.mark.parametrize(
-        ("name", "parameters"), [("lenet300", 266_610), ("lenet5", 431_080), ("resnet8", 78_138)]
+        ("name", "parameters"),
+        [("lenet300", 266_610), ("lenet5", 431_080), ("resnet8", 78_138), ("small-cnn", 6_386)],
     )
     def test_size(self, name, parameters):
         model = load_model(name)

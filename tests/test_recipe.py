@@ -151,7 +151,7 @@ def test_json_schema():
     assert schema["additionalProperties"] is False
     assert schema["properties"]["version"]["const"] == 1
     stages = schema["properties"]["stages"]["items"]
-    assert set(stages["discriminator"]["mapping"]) == {"prune", "cluster", "qat"}
+    assert set(stages["discriminator"]["mapping"]) == {"prune", "cluster", "qat", "distill"}
     assert "type" in records["Prune"]["required"]
     assert records["Prune"]["properties"]["begin"]["type"] == "string"
     assert records["Prune"]["properties"]["begin"]["default"] == "0ep"
@@ -201,13 +201,46 @@ builders = st.builds(
     lambda args: {"builder": "a.b:c", "args": args},
     st.dictionaries(words.filter("<<".__ne__), plain, max_size=2),
 )
-common = {
-    "targets": st.lists(words, max_size=2),
+layers = st.dictionaries(words.filter("<<".__ne__), words, min_size=1, max_size=2)
+learning = {
+    "teacher": words | builders,
+    "temperature": rates,
+    "alpha": shares,
+    "losses": st.lists(
+        st.just({"type": "logits"})
+        | st.builds(lambda pairs: {"type": "features", "layers": pairs, "loss": "cosine"}, layers)
+        | st.builds(lambda pairs: {"type": "attention", "layers": pairs, "weight": 2.0}, layers),
+        min_size=1,
+        max_size=2,
+    ),
+    "transfer": st.none() | builders | st.builds(lambda path: {"texts": path}, words),
+    "cache": st.booleans(),
+}
+training = {
     "epochs": counts,
     "optimizer": words | st.none(),
     "learning_rate": rates,
     "gate": st.builds(lambda drop: {"max_drop": drop, "on_fail": "rollback"}, shares),
 }
+common = {
+    **training,
+    "targets": st.lists(words, max_size=2),
+    "distill": st.none() | optional(**learning),
+}
+distills = st.builds(
+    lambda base: {**base, "type": "distill"},
+    optional(
+        **training,
+        **learning,
+        student=words
+        | builders
+        | st.builds(
+            lambda chosen: {"from": "teacher", "layers": sorted(chosen)},
+            st.sets(st.integers(0, 9), min_size=1),
+        ),
+        vocabulary=st.sampled_from(["all", "data"]),
+    ),
+)
 prunes = st.builds(
     lambda base, more: {**base, **more, "type": "prune"},
     optional(**common, frequency=counts.map("{}st".format), end=st.sampled_from(["9ep", "50.5%"])),
@@ -224,7 +257,7 @@ recipes = st.fixed_dictionaries(
         "version": st.just(1),
         "name": slugs,
         "model": words | builders,
-        "stages": st.lists(prunes | qats, min_size=1, max_size=3),
+        "stages": st.lists(prunes | qats | distills, min_size=1, max_size=3),
     },
     optional={
         "data": words | builders | st.builds(lambda path: {"npz": path}, words),

@@ -62,7 +62,7 @@ class TestResolve:
 
 def stages(*types, **changes):
     """Stages of some types, numbered; `changes` are those of one, by its type and number."""
-    more = {"prune": {"sparsity": 0.5}, "cluster": {"clusters": 4}, "qat": {}}
+    more = {"prune": {"sparsity": 0.5}, "cluster": {"clusters": 4}, "qat": {}, "distill": {}}
     named = [(f"{kind}-{index}", kind) for index, kind in enumerate(types)]
     return [
         {"name": name, "type": kind, **more[kind], **changes.get(name.replace("-", "_"), {})}
@@ -101,6 +101,20 @@ class TestOrder:
         assert reason in one.found
         assert "prune, then cluster, then qat" in one.expected
         assert f"{second}-1 before {first}-0" in one.fix or "targets" in one.fix
+
+    @pytest.mark.parametrize("earlier", ["prune", "cluster", "qat"])
+    def test_a_new_student_has_nothing_of_what_was_made(self, earlier):
+        student = {"distill_1": {"student": "bert-tiny"}}
+        _, (one,) = export({"target": "edge-cpu"}, stages=stages(earlier, "distill", **student))
+        assert one.where == "stages[1].type"
+        assert one.found == (
+            f"distill (distill-1) after {earlier} ({earlier}-0): a new student has nothing of it"
+        )
+        assert (one.expected, one.fix) == ("a student first", f"move distill-1 before {earlier}-0")
+
+    def test_the_same_model_learns_on(self):
+        for types in (("prune", "distill"), ("distill", "prune", "qat"), ("distill", "distill")):
+            assert export({"target": "edge-cpu"}, stages=stages(*types))[1] == []
 
     def test_each_stage_is_told_once(self):
         _, problems = export({"target": "edge-cpu"}, stages=stages("cluster", "qat", "prune"))
