@@ -13,7 +13,9 @@ from compresskit import metrics
 from compresskit.data import Dataset
 from compresskit.errors import ConversionError, Problem
 from compresskit.findings import findings
+from compresskit.labels import label_of
 from compresskit.ledger import Kept, in_file
+from compresskit.outputs import Output
 from compresskit.packing import entropy_bytes, pack
 from compresskit.progress import Bars
 from compresskit.ranges import Range
@@ -26,7 +28,7 @@ from compresskit.report.records import (
     TensorReport,
 )
 from compresskit.resolution import Resolved
-from compresskit.samples import Samples, take
+from compresskit.samples import Samples, count, take
 from compresskit.tflite.audit import Audit, audit
 from compresskit.tflite.convert import convert
 from compresskit.tflite.decode import DECODE
@@ -49,6 +51,7 @@ def artifact(
     dataset: Dataset,
     *,
     metric: str,
+    output: Output,
     ranges: Sequence[Range],
     bars: Bars,
 ) -> tuple[ArtifactReport, Audit, bytes]:
@@ -56,6 +59,7 @@ def artifact(
 
     Args:
         model: plain, with what training made baked into its weights.
+        output: which of the model's outputs is measured and compared.
         ranges: activation ranges that training learned.
     """
     precision = resolved.precision
@@ -74,14 +78,17 @@ def artifact(
     if export.compress == "lut":
         content = with_luts(plain, resolved.file)
     audited = audit(content, resolved.file)
-    runner = Runner(content, where=resolved.file, runtime=resolved.target.runtime)
-    with bars.task(f"running {resolved.file}", len(dataset.y_test)) as update:
+    runner = Runner(
+        content, where=resolved.file, runtime=resolved.target.runtime, output=output.signature
+    )
+    labels = label_of(dataset.y_test, output.name)
+    with bars.task(f"running {resolved.file}", count(dataset.x_test)) as update:
         outputs = runner.predict(dataset.x_test, lambda done: update(done=done))
-    samples = min(export.parity.samples, len(dataset.y_test))
+    samples = min(export.parity.samples, count(dataset.x_test))
     first = take(dataset.x_test, slice(samples))
     if content is not plain:
-        _check_luts(plain, first, outputs[:samples], resolved)
-    reference = predictions(model, first, used)
+        _check_luts(plain, first, outputs[:samples], resolved, output)
+    reference = predictions(model, first, used, output=output.index)
     found, claim = findings(audited, resolved.target, precision)
     report = ArtifactReport(
         target=resolved.target.name,
@@ -90,8 +97,8 @@ def artifact(
         bytes=audited.size,
         gzip_bytes=audited.gzip_size,
         weight_bytes=sum(tensor.stored for tensor in audited.weights),
-        metrics={metric: metrics.METRICS[metric](outputs, dataset.y_test)},
-        parity=compare(outputs[:samples], reference),
+        metrics={metric: metrics.METRICS[metric](outputs, labels)},
+        parity=compare(outputs[:samples], reference, labels),
         ops=audited.counts,
         float_ops=len(audited.computed_in_float()),
         requantize_ops=len(audited.requantized()),
@@ -107,9 +114,13 @@ def artifact(
     return report, audited, content
 
 
-def _check_luts(plain: bytes, inputs: Samples, answers: np.ndarray, resolved: Resolved) -> None:
+def _check_luts(
+    plain: bytes, inputs: Samples, answers: np.ndarray, resolved: Resolved, output: Output
+) -> None:
     """Whether a file answers as the one that it was before its weights became tables."""
-    runner = Runner(plain, where=resolved.file, runtime=resolved.target.runtime)
+    runner = Runner(
+        plain, where=resolved.file, runtime=resolved.target.runtime, output=output.signature
+    )
     differences = int(np.sum(np.any(runner.predict(inputs) != answers, axis=-1)))
     if differences:
         raise ConversionError(
@@ -138,12 +149,16 @@ def _notes(audited: Audit) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def compare(outputs: np.ndarray, reference: np.ndarray) -> Parity:
-    """Two sets of answers to the same samples."""
+def compare(outputs: np.ndarray, reference: np.ndarray, labels: np.ndarray) -> Parity:
+    """Two sets of answers to the same samples.
+
+    Args:
+        labels: of any samples of the data set; they tell what kind of answers these are.
+    """
     error = np.abs(outputs.astype(np.float64) - reference)
     return Parity(
         samples=len(outputs),
-        agreement=float(np.mean(metrics.answers(outputs) == metrics.answers(reference))),
+        agreement=metrics.agreement(outputs, reference, metrics.reading(reference, labels)),
         max_abs_error=float(error.max()),
         mean_abs_error=float(error.mean()),
     )

@@ -17,12 +17,11 @@ import numpy as np
 
 from compresskit import builders, catalog, datafiles
 from compresskit.errors import DataError, Problem, nearest
+from compresskit.labels import Labels, are_classes, check_labels, label_of, plain_labels
 from compresskit.samples import (
     Samples,
-    check_labels,
     check_samples,
     count,
-    plain_labels,
     plain_samples,
     shapes,
     take,
@@ -47,7 +46,9 @@ class Dataset:
         name: what a report calls it.
         x_train: samples, shape (n, ...); float32, or integers for tokens. For a model of
             several inputs a dict of such arrays, by the inputs' names.
-        y_train: labels, shape (n,), int32 or int64, from 0 up.
+        y_train: labels: classes from 0 up, int32 or int64, shape (n,) or, for each step, (n,
+            steps); several that are 0 or 1, shape (n, k); numbers, float32, of any shape. For a
+            model of several outputs a dict of such arrays, by the outputs' names.
         x_test: like `x_train`; no sample of it is ever trained on.
         y_test: like `y_train`.
         classes: the name of each label, or None.
@@ -56,18 +57,24 @@ class Dataset:
 
     name: str
     x_train: Samples
-    y_train: np.ndarray
+    y_train: Labels
     x_test: Samples
-    y_test: np.ndarray
+    y_test: Labels
     classes: tuple[str, ...] | None = None
     tokenizer: Tokenizer | None = None
 
     @property
     def class_count(self) -> int:
-        """How many labels a model must tell apart: the highest label plus one, or more."""
+        """How many outputs a model needs.
+
+        For classes the highest label plus one, or more; otherwise one for each label of a sample.
+        """
         if self.classes is not None:
             return len(self.classes)
-        return int(max(self.y_train.max(), self.y_test.max())) + 1
+        y, test = label_of(self.y_train, None), label_of(self.y_test, None)
+        if are_classes(y):
+            return int(max(y.max(), test.max())) + 1
+        return y.shape[-1] if y.ndim > 1 else 1
 
     def representative(self, samples: int, seed: int = 0) -> Any:
         """A fixed random choice of training samples, for calibration.
@@ -101,7 +108,7 @@ class Dataset:
             _check_count(split, most)
             x, y = getattr(self, f"x_{split}"), getattr(self, f"y_{split}")
             chosen = np.sort(_order(count(x), 0)[:most])
-            arrays[f"x_{split}"], arrays[f"y_{split}"] = take(x, chosen), y[chosen]
+            arrays[f"x_{split}"], arrays[f"y_{split}"] = take(x, chosen), take(y, chosen)
         return replace(self, **arrays)
 
 
@@ -112,7 +119,8 @@ def load(spec: Any, *, where: str = "data", base: Path | None = None) -> Dataset
         spec: a registered name; a record of a recipe (`Builder`, `NpzData`,
             `DirectoryData`); a `Dataset`; a dict of the arrays `x_train`, `y_train`,
             `x_test`, `y_test`; or ((x_train, y_train), (x_test, y_test)). For a model of
-            several inputs x is a dict by their names, in a file `x_train.NAME`.
+            several inputs x is a dict by their names, in a file `x_train.NAME`; for one of
+            several outputs so is y.
         where: where `spec` was read, for errors.
         base: the folder of the recipe. Relative paths start from the current directory
             or, if nothing is there, from here.
@@ -163,15 +171,18 @@ def check(dataset: Dataset, *, where: str = "data") -> list[Problem]:
         problems += check_labels(y, f"{where}.y_{split}", dataset.classes)
         inputs = x.values() if isinstance(x, dict) else [x]
         sizes = [len(array) for array in inputs if np.ndim(array)]
-        if sizes and np.ndim(y) and sizes[0] != len(y):
-            problems.append(
-                Problem(
-                    where=f"{where}.y_{split}",
-                    found=f"{len(y)} labels for {sizes[0]} samples",
-                    expected=f"as many labels in y_{split} as samples in x_{split}",
-                    fix="write both arrays from the same list of samples",
-                )
+        outputs = y.values() if isinstance(y, dict) else [y]
+        lengths = {len(array) for array in outputs if np.ndim(array)}
+        problems += [
+            Problem(
+                where=f"{where}.y_{split}",
+                found=f"{length} labels for {sizes[0]} samples",
+                expected=f"as many labels in y_{split} as samples in x_{split}",
+                fix="write both arrays from the same list of samples",
             )
+            for length in sorted(lengths)
+            if sizes and length != sizes[0]
+        ]
     train, test = shapes(dataset.x_train), shapes(dataset.x_test)
     if train != test:
         problems.append(
@@ -251,9 +262,9 @@ def _from_mapping(made: Mapping[str, Any], name: str, where: str) -> Dataset:
 
 
 def _inputs(made: Mapping[str, Any], key: str) -> list[tuple[str, str]]:
-    """The arrays `x_train.NAME` of a mapping: the name of each input, and its key."""
+    """The arrays `x_train.NAME` of a mapping: the name of each input or output, and its key."""
     found = [str(full) for full in made if str(full).startswith(f"{key}.")]
-    return [(full.removeprefix(f"{key}."), full) for full in found if key.startswith("x_")]
+    return [(full.removeprefix(f"{key}."), full) for full in found]
 
 
 def _checked(dataset: Dataset, where: str) -> Dataset:

@@ -27,9 +27,8 @@ from compresskit.report.html import render as render_html
 from compresskit.report.records import Promise, Report, StageReport
 from compresskit.resolution import training_grid
 from compresskit.run import Run, measure_baseline
-from compresskit.samples import take
+from compresskit.samples import count, take
 from compresskit.stages import Stage
-from compresskit.tflite.lower import predictions
 from compresskit.training import fit, learn
 
 _PACKAGES = ("compresskit", "tensorflow", "keras", "ai-edge-litert", "numpy")
@@ -104,6 +103,7 @@ def compress(
     made = check(recipe, model=model, data=data, locate=locate, base=base, safe_mode=safe_mode)
     assert made.model is not None
     assert made.dataset is not None
+    assert made.output is not None
     # What an earlier report speaks of and this one will not.
     stale = reported_files(Path(out)) if out is not None else set()
     started = time.perf_counter()
@@ -113,6 +113,7 @@ def compress(
             model=made.model,
             dataset=made.dataset,
             exports=made.exports,
+            output=made.output,
             lessons=made.lessons,
             seed=seed,
             bars=Bars(quiet=quiet),
@@ -150,7 +151,7 @@ def _stage(run: Run, index: int) -> bool:
     if lesson is not None and teacher is not None:
         classroom.enter(run, lesson, teacher)
     size = batch_size(run.recipe, stage)
-    samples = lesson.samples if lesson is not None else len(run.dataset.y_train)
+    samples = lesson.samples if lesson is not None else count(run.dataset.x_train)
     method = catalog.methods.get(stage.type)(stage)
     grid = training_grid(run.exports)
     attached = method.attach(
@@ -177,7 +178,7 @@ def _stage(run: Run, index: int) -> bool:
         history = learn(run.model, teacher, lesson, **settings)
     else:
         history = fit(run.model, run.dataset, **settings)
-    measured = run.measure(predictions(run.model, run.dataset.x_test), stage.name)
+    measured = run.measure(run.answers(), stage.name)
     layers = layer_reports(run.model, attached)
     verdict = _gate(run, stage, measured)
     if verdict == "rollback":
@@ -230,10 +231,10 @@ def _detach(run: Run) -> None:
     """Makes the model plain, and checks that it still is the model that was trained."""
     if not run.attached:
         return
-    trained = predictions(run.model, run.dataset.x_test)
+    trained = run.answers()
     for _, attached in run.attached:
         run.ranges += attached.detach().get("ranges", ())
-    detached = artifacts.compare(predictions(run.model, run.dataset.x_test, run.ranges), trained)
+    detached = artifacts.compare(run.answers(run.ranges), trained, run.labels)
     run.promises.append(
         Promise(
             what="mean difference of the outputs of the detached model from the trained one",
@@ -254,6 +255,7 @@ def _export(run: Run) -> None:
             resolved,
             run.dataset,
             metric=run.metric,
+            output=run.output,
             ranges=run.ranges,
             bars=run.bars,
         )

@@ -8,7 +8,9 @@ from typing import Any
 from compresskit.data import Dataset
 from compresskit.errors import DataError, Problem, did_you_mean
 from compresskit.inspection import read_file
+from compresskit.labels import label_of, signature_name
 from compresskit.metrics import METRICS
+from compresskit.samples import count
 from compresskit.tflite.audit import audit
 from compresskit.tflite.decode import DECODE
 from compresskit.tflite.runtime import Runner
@@ -19,6 +21,7 @@ def evaluate(
     dataset: Dataset,
     *,
     metric: str = "accuracy",
+    output: str | None = None,
     threads: int = 1,
     safe_mode: bool = True,
 ) -> dict[str, Any]:
@@ -27,6 +30,9 @@ def evaluate(
     A file with weights in look-up tables is run by TensorFlow Lite Micro.
 
     A `.tflite` file is measured without loading TensorFlow.
+
+    Args:
+        output: which of several outputs is measured, by the name of its labels.
 
     Returns:
         `samples`, the metric by its name and, for a `.tflite` file, `latency_ms`.
@@ -44,7 +50,20 @@ def evaluate(
                 fix=did_you_mean(metric, METRICS),
             )
         )
-    figures: dict[str, Any] = {"samples": len(dataset.y_test)}
+    several = isinstance(dataset.y_test, dict)
+    if several and output not in dataset.y_test:
+        raise DataError(
+            Problem(
+                where="output",
+                found="no name" if output is None else repr(output),
+                expected=f"one of: {', '.join(dataset.y_test)}",
+                fix="give --output NAME"
+                if output is None
+                else did_you_mean(output, list(dataset.y_test)),
+            )
+        )
+    labels = label_of(dataset.y_test, output)
+    figures: dict[str, Any] = {"samples": count(dataset.x_test)}
     if Path(path).suffix == ".tflite":
         content = read_file(path)
         decodes = DECODE in audit(content, str(path)).counts
@@ -53,25 +72,28 @@ def evaluate(
             threads=threads,
             where=str(path),
             runtime="tflite-micro" if decodes else "litert",
+            output=signature_name(output) if several and output is not None else None,
         )
         outputs = runner.predict(dataset.x_test)
         figures["latency_ms"] = runner.latency_ms(dataset.x_test)
     else:
+        from compresskit.fitting import try_out
         from compresskit.models.load import load_model
-        from compresskit.preparation import try_out
+        from compresskit.outputs import output_names
         from compresskit.tflite.lower import predictions
 
         model = load_model(str(path), safe_mode=safe_mode, dataset=dataset)
-        try_out(model, dataset.x_test, where=str(path), name=dataset.name, error=DataError)
-        outputs = predictions(model, dataset.x_test)
+        few = try_out(model, dataset.x_test, where=str(path), name=dataset.name, error=DataError)
+        index = output_names(model, few).index(output or "") if several else 0
+        outputs = predictions(model, dataset.x_test, output=index)
     try:
-        return {**figures, metric: METRICS[metric](outputs, dataset.y_test)}
+        return {**figures, metric: METRICS[metric](outputs, labels)}
     except ValueError as error:
         raise DataError(
             Problem(
                 where=str(path),
                 found=f"{metric} of outputs of shape {outputs.shape[1:]} and labels of shape "
-                f"{dataset.y_test.shape[1:]}: {error}",
+                f"{labels.shape[1:]}: {error}",
                 expected="a metric of answers and labels of these shapes",
                 fix="for classes: accuracy",
             )

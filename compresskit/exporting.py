@@ -14,8 +14,8 @@ from compresskit import catalog
 from compresskit.errors import DataError, Problem, TargetError, did_you_mean
 from compresskit.files import write_file
 from compresskit.findings import findings
+from compresskit.fitting import try_out
 from compresskit.inspection import FileReport, describe_file
-from compresskit.preparation import try_out
 from compresskit.ranges import Range
 from compresskit.target import Precision, Target
 from compresskit.tflite.audit import audit

@@ -51,7 +51,7 @@ class Lesson:
     def samples(self) -> int:
         """How many samples an epoch has."""
         extra = 0 if self.transfer is None else count(self.transfer)
-        return len(self.dataset.y_train) + extra
+        return count(self.dataset.x_train) + extra
 
 
 def find_lesson(

@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
 from compresskit import catalog, data
 from compresskit.data import Dataset
-from compresskit.errors import CompressKitError, ModelError, Problem, RecipeError, did_you_mean
+from compresskit.errors import CompressKitError, Problem, RecipeError, did_you_mean
+from compresskit.fitting import check_fit, known
 from compresskit.lessons import Lesson, find_lesson
-from compresskit.metrics import METRICS
 from compresskit.models.load import load_model
+from compresskit.outputs import Output
 from compresskit.recipe import Recipe
 from compresskit.recipe_source import Locate, render
 from compresskit.resolution import Resolved, resolve
+from compresskit.samples import count
 from compresskit.selection import Selection
 from compresskit.stages import Distill, Prune
 
@@ -32,6 +33,7 @@ class Prepared:
         selections: what each stage would take of the model.
         lessons: how each stage learns from a teacher, or None.
         steps: optimizer steps in an epoch of each stage.
+        output: which output of the model is measured.
         problems: everything that is wrong.
         error: the kind of the first problem.
     """
@@ -42,6 +44,7 @@ class Prepared:
     selections: list[Selection] = field(default_factory=list)
     lessons: list[Lesson | None] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
+    output: Output | None = None
     problems: list[Problem] = field(default_factory=list)
     error: type[CompressKitError] | None = None
 
@@ -70,7 +73,7 @@ def prepare(
         prepared.add(RecipeError(wrong))
     if prepared.model is not None and prepared.dataset is not None:
         try:
-            _check_fit(prepared.model, prepared.dataset, recipe, locate)
+            prepared.output = check_fit(prepared.model, prepared.dataset, recipe, locate)
         except CompressKitError as error:
             prepared.add(error)
     return prepared
@@ -83,7 +86,7 @@ def _walk(
     problems: list[Problem] = []
     model, dataset, ids = prepared.model, prepared.dataset, None
     for index, stage in enumerate(recipe.stages):
-        samples = len(dataset.y_train) if dataset is not None else 0
+        samples = count(dataset.x_train) if dataset is not None else 0
         if model is not None and dataset is not None:
             try:
                 lesson = find_lesson(
@@ -163,14 +166,14 @@ def _training_problems(recipe: Recipe, locate: Locate) -> list[Problem]:
     optimizers = {
         name.lower()
         for name, value in vars(keras.optimizers).items()
-        if isinstance(value, type) and _known(keras.optimizers.get, _class(name))
+        if isinstance(value, type) and known(keras.optimizers.get, _class(name))
     }
     for path, section in sections:
         name = section.optimizer
         if name is not None and name.lower() not in optimizers:
             problems.append(_unknown(locate((*path, "optimizer")), "optimizer", name, optimizers))
     words = [name for name in dir(keras.losses) if name.islower() and name.strip("_") == name]
-    losses = {"auto", *(name for name in words if "_" in name and _known(keras.losses.get, name))}
+    losses = {"auto", *(name for name in words if "_" in name and known(keras.losses.get, name))}
     loss = recipe.defaults.loss
     if loss not in losses:
         problems.append(_unknown(locate(("defaults", "loss")), "loss", loss, losses))
@@ -179,15 +182,6 @@ def _training_problems(recipe: Recipe, locate: Locate) -> list[Problem]:
 
 def _class(name: str) -> dict[str, Any]:
     return {"class_name": name, "config": {}}
-
-
-def _known(get: Any, identifier: Any) -> bool:
-    """Whether Keras makes something of a name alone; wrappers of optimizers need more."""
-    try:
-        get(identifier)
-    except (ValueError, KeyError, TypeError, NotImplementedError):
-        return False
-    return True
 
 
 def _unknown(where: str, kind: str, name: str, valid: set[str]) -> Problem:
@@ -217,93 +211,3 @@ def _schedule_problems(recipe: Recipe, steps: list[int], locate: Locate) -> list
                 )
             )
     return problems
-
-
-def try_out(
-    model: keras.Model,
-    samples: Any,
-    *,
-    where: str,
-    name: str = "data",
-    error: type[CompressKitError] = ModelError,
-) -> np.ndarray:
-    """The model's answers to its first two samples.
-
-    Args:
-        samples: as the model takes them, samples first; an array or several.
-        name: what the samples are of, for the error.
-
-    Raises:
-        CompressKitError: `error`; the model does not take them.
-    """
-    try:
-        few = keras.tree.map_structure(lambda values: values[:2], samples)
-        return np.asarray(keras.tree.flatten(model(few, training=False))[0])
-    except Exception as cause:
-        shapes = ", ".join(str(np.shape(values)[1:]) for values in keras.tree.flatten(samples))
-        raise error(
-            Problem(
-                where=where,
-                found=f"the model refuses samples of shape {shapes} of {name}: "
-                f"{str(cause).strip().splitlines()[0]}",
-                expected="a model that takes the samples of the data set",
-                fix="name the data that the model was made for",
-            )
-        ) from cause
-
-
-def _check_fit(model: keras.Model, dataset: Dataset, recipe: Recipe, locate: Locate) -> None:
-    """That the model takes the samples, and that loss and metric take its answers.
-
-    Raises:
-        ModelError, RecipeError: they do not.
-    """
-    where = locate(("model",))
-    outputs = try_out(model, dataset.x_train, where=where, name=dataset.name)
-    _check_measures(outputs, dataset.y_train[:2], recipe, locate)
-    integer = np.issubdtype(dataset.y_train.dtype, np.integer)
-    if integer and 1 < outputs.shape[-1] < dataset.class_count:
-        raise ModelError(
-            Problem(
-                where=where,
-                found=f"{outputs.shape[-1]} outputs for the {dataset.class_count} classes of "
-                f"{dataset.name}",
-                expected="an output for each class",
-                fix="name the data that the model was made for under `data:`",
-            )
-        )
-
-
-def _check_measures(
-    outputs: np.ndarray, labels: np.ndarray, recipe: Recipe, locate: Locate
-) -> None:
-    """That the metric and the loss can be computed of a model's answers.
-
-    Raises:
-        RecipeError: they cannot.
-    """
-    metric, loss = recipe.evaluate.metric, recipe.defaults.loss
-    # A single output is compared with labels in a column, as `fit` does.
-    column = labels.reshape(-1, 1) if outputs.shape[1:] == (1,) else labels
-    measures: list[tuple[tuple[str, ...], str, Any]] = [
-        (("evaluate", "metric"), metric, lambda: METRICS[metric](outputs, labels))
-    ]
-    if _known(keras.losses.get, loss):
-        of = keras.losses.get(loss)
-        measures.append((("defaults", "loss"), loss, lambda: of(column, outputs)))
-    problems = []
-    for path, name, measure in measures:
-        try:
-            measure()
-        except Exception as cause:  # noqa: BLE001 - told below, whatever Keras or NumPy raises
-            problems.append(
-                Problem(
-                    where=locate(path),
-                    found=f"{name} of outputs of shape {outputs.shape[1:]} and labels of shape "
-                    f"{labels.shape[1:]}: {str(cause).strip().splitlines()[0]}",
-                    expected="a measure of answers and labels of these shapes",
-                    fix="for classes: loss auto, and the metric accuracy",
-                )
-            )
-    if problems:
-        raise RecipeError(problems)

@@ -54,8 +54,17 @@ def _whole(value: Any) -> Any:
 class Evaluate(Record):
     """What the quality of a model is measured by."""
 
-    metric: Literal["accuracy", "top_5_accuracy", "mean_squared_error", "mean_absolute_error"] = (
-        Field(default="accuracy", description="What is measured on the test set.")
+    metric: Literal[
+        "accuracy",
+        "binary_accuracy",
+        "top_5_accuracy",
+        "mean_squared_error",
+        "mean_absolute_error",
+    ] = Field(default="accuracy", description="What is measured on the test set.")
+    output: Text | None = Field(
+        default=None,
+        description="Which of several outputs is measured; default: the first.",
+        examples=["logits"],
     )
     mode: Literal["max", "min"] = Field(default="max", description="Which end of it is good.")
 

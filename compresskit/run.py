@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
@@ -12,9 +13,11 @@ import numpy as np
 from compresskit import metrics
 from compresskit.data import Dataset
 from compresskit.errors import Problem, TrainingError
+from compresskit.labels import label_of
 from compresskit.ledger import Kept
 from compresskit.lessons import Lesson
 from compresskit.method import Attached
+from compresskit.outputs import Output
 from compresskit.progress import Bars
 from compresskit.ranges import Range
 from compresskit.recipe import Recipe
@@ -41,6 +44,7 @@ class Run:
     model: keras.Model
     dataset: Dataset
     exports: list[Resolved]
+    output: Output
     seed: int
     bars: Bars
     folder: Path | None
@@ -55,6 +59,15 @@ class Run:
     promises: list[Promise] = field(default_factory=list)
     kept: list[Kept] = field(default_factory=list)
     ranges: tuple[Range, ...] = ()
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The test labels of the output that is measured."""
+        return label_of(self.dataset.y_test, self.output.name)
+
+    def answers(self, ranges: Sequence[Range] = ()) -> np.ndarray:
+        """What the model answers to the test samples at that output."""
+        return predictions(self.model, self.dataset.x_test, ranges, output=self.output.index)
 
     @property
     def metric(self) -> str:
@@ -76,7 +89,7 @@ class Run:
                     fix="try a lower learning_rate, or check the model that was given",
                 )
             )
-        return {self.metric: metrics.METRICS[self.metric](outputs, self.dataset.y_test)}
+        return {self.metric: metrics.METRICS[self.metric](outputs, self.labels)}
 
     def drop(self, measured: dict[str, float]) -> float:
         """How much of the metric is lost against the baseline; below zero is a gain."""
@@ -107,7 +120,7 @@ def measure_baseline(run: Run) -> None:
         content = convert(run.model, _FLOAT32, sample=take(run.dataset.x_test, slice(1)))
     size = audit(content)
     run.baseline = Baseline(
-        metrics=run.measure(predictions(run.model, run.dataset.x_test), "baseline"),
+        metrics=run.measure(run.answers(), "baseline"),
         parameters=run.model.count_params(),
         tflite_bytes=size.size,
         tflite_gzip_bytes=size.gzip_size,

@@ -61,16 +61,6 @@ def plain_samples(x: Any) -> Any:
     return plain(np.asarray(x))
 
 
-def plain_labels(y: Any) -> np.ndarray:
-    """Labels of shape (n,), int32 or int64 if they are integers."""
-    array = np.asarray(y)
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.dtype.kind in "iu" and array.dtype not in (np.int32, np.int64):
-        array = array.astype(np.int64)
-    return array
-
-
 def check_samples(x: Samples, where: str) -> list[Problem]:
     """Everything that is wrong with samples."""
     if not isinstance(x, dict):
@@ -120,29 +110,3 @@ def _check_array(x: np.ndarray, where: str) -> list[Problem]:
         "finite numbers",
         "remove these samples, or fill in the values",
     )
-
-
-def check_labels(
-    y: np.ndarray, where: str, classes: tuple[str, ...] | None = None
-) -> list[Problem]:
-    """Everything that is wrong with labels."""
-
-    def problem(found: str, expected: str, fix: str) -> list[Problem]:
-        return [Problem(where=where, found=found, expected=expected, fix=fix)]
-
-    if y.ndim != 1:
-        fix = "turn one-hot rows into integers: y.argmax(axis=-1)"
-        return problem(f"shape {y.shape}", "(samples,), one label a sample", fix)
-    if y.size == 0:
-        return problem("no labels", "at least one label", "check what wrote the array")
-    if y.dtype.kind not in "iu":
-        return problem(f"type {y.dtype}", "int32 or int64", "convert it: y.astype('int64')")
-    if y.min() < 0:
-        return problem(f"label {y.min()}", "labels from 0 up", "number the classes from 0")
-    if classes is not None and y.max() >= len(classes):
-        return problem(
-            f"label {y.max()}, but {len(classes)} class names",
-            f"labels 0 to {len(classes) - 1}",
-            "name every class",
-        )
-    return []

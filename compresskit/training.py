@@ -17,7 +17,10 @@ from compresskit.distillation.feed import Feed, remember
 from compresskit.distillation.teaching import comparisons
 from compresskit.errors import Problem, TrainingError
 from compresskit.holds import enforce, holds_of
+from compresskit.labels import are_classes
 from compresskit.lessons import Lesson
+from compresskit.metrics import reading
+from compresskit.outputs import output_names
 from compresskit.progress import Bars, Update
 from compresskit.samples import count, joined, take
 
@@ -33,14 +36,21 @@ def loss_for(name: str, model: keras.Model, dataset: Dataset) -> Any:
         return name
     if model.compiled and model.loss is not None:
         return model.loss
-    if not np.issubdtype(dataset.y_train.dtype, np.integer):
-        return "mean_squared_error"
-    outputs = np.asarray(model(take(dataset.x_train, slice(64)), training=False))
-    logits = bool(outputs.min() < 0.0 or outputs.max() > 1.0)
-    if outputs.shape[-1] == 1:
+    few = model(take(dataset.x_train, slice(64)), training=False)
+    if isinstance(dataset.y_train, dict):
+        flat = zip(output_names(model, few), keras.tree.flatten(few), strict=True)
+        return {name: _loss(np.asarray(each), dataset.y_train[name]) for name, each in flat}
+    return _loss(np.asarray(keras.tree.flatten(few)[0]), dataset.y_train)
+
+
+def _loss(outputs: np.ndarray, labels: np.ndarray) -> Any:
+    if are_classes(labels) and outputs.shape[-1] > 1 and outputs.shape[1:] != labels.shape[1:]:
+        logits = reading(outputs, labels) != "probabilities"
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=logits)
+    if np.isin(labels, (0, 1)).all() or are_classes(labels):
+        logits = bool(outputs.min() < 0.0 or outputs.max() > 1.0)
         return keras.losses.BinaryCrossentropy(from_logits=logits)
-    logits = logits or not np.allclose(outputs.sum(axis=-1), 1.0, atol=1e-3)
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=logits)
+    return "mean_squared_error"
 
 
 def learn(
@@ -127,15 +137,14 @@ def fit(
     """
     keras.utils.set_random_seed(seed)
     made = keras.optimizers.get({"class_name": optimizer, "config": {}})
-    steps = math.ceil(len(dataset.y_train) / batch_size) if feed is None else len(feed)
+    steps = math.ceil(count(dataset.x_train) / batch_size) if feed is None else len(feed)
     made.learning_rate = learning_rate
     if learning_rate_schedule == "cosine":
         # Loshchilov and Hutter, 2017, https://arxiv.org/abs/1608.03983, without restarts.
         falling = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * steps)
         made = type(made)(learning_rate=falling)
-    integer = np.issubdtype(dataset.y_train.dtype, np.integer)
     # Weighted: of samples without a label no accuracy is known.
-    figures = ["accuracy"] if integer else []
+    figures = ["accuracy"] if are_classes(dataset.y_train) else []
     model.compile(optimizer=made, loss=loss, weighted_metrics=figures)
     batches = (
         {"x": dataset.x_train, "y": dataset.y_train, "batch_size": batch_size}

@@ -10,6 +10,7 @@ import pytest
 from compresskit import artifacts
 from compresskit.artifacts import compare
 from compresskit.ledger import Kept
+from compresskit.outputs import Output
 from compresskit.progress import Bars
 from compresskit.recipe import Export
 from compresskit.resolution import resolve
@@ -19,11 +20,13 @@ from tests.files import PRECISIONS, folded_tables, int8_file, plain_file
 from tests.runs import digits, recipe
 from tests.training import compressed, trained
 
+CLASSES = np.array([0, 1, 3])
+
 
 class TestCompare:
     def test_equal(self):
         outputs = np.eye(4, dtype=np.float32)
-        made = compare(outputs, outputs)
+        made = compare(outputs, outputs, CLASSES)
         assert (made.samples, made.agreement) == (4, 1.0)
         assert made.max_abs_error == made.mean_abs_error == 0.0
 
@@ -31,19 +34,29 @@ class TestCompare:
         reference = np.eye(4, dtype=np.float32)
         outputs = reference.copy()
         outputs[0] = [0.0, 1.0, 0.0, 0.0]
-        made = compare(outputs, reference)
+        made = compare(outputs, reference, CLASSES)
         assert made.agreement == 0.75
         assert made.max_abs_error == 1.0
         assert made.mean_abs_error == pytest.approx(2 / 16)
 
     def test_another_number_with_the_same_answer(self):
         reference = np.eye(4, dtype=np.float32)
-        made = compare(reference * np.float32(0.5), reference)
+        made = compare(reference * np.float32(0.5), reference, CLASSES)
         assert made.agreement == 1.0
         assert made.max_abs_error == 0.5
 
     def test_yes_or_no(self):
-        made = compare(np.array([[0.6], [0.2]]), np.array([[0.4], [0.1]]))
+        made = compare(np.array([[0.6], [0.2]]), np.array([[0.4], [0.1]]), np.array([0, 1]))
+        assert made.agreement == 0.5
+
+    def test_several_labels(self):
+        one = np.array([[0.6, 0.2], [0.9, 0.1]])
+        made = compare(one, np.array([[0.4, 0.1], [0.8, 0.3]]), np.array([[0, 1], [1, 1]]))
+        assert made.agreement == 0.75
+
+    def test_numbers(self):
+        reference = np.array([[0.0], [10.0]])
+        made = compare(np.array([[0.2], [10.3]]), reference, np.array([0.5, 7.0]))
         assert made.agreement == 0.5
 
 
@@ -58,6 +71,7 @@ def made():
         resolved,
         digits(),
         metric="accuracy",
+        output=Output(),
         ranges=done.ranges,
         bars=Bars(),
     )

@@ -138,8 +138,9 @@ class TestArrays:
             ("x_train", np.full((20, 4, 4, 1), np.inf), "infinite", "remove these samples"),
             ("x_train", np.array(["a"] * 20), "type <U1", "encode"),
             ("x_train", np.zeros(20), "shape (20,)", "add the axis"),
-            ("y_train", np.eye(3)[np.arange(20) % 3], "shape (20, 3)", "argmax"),
-            ("y_train", np.zeros(20), "type float64", "astype('int64')"),
+            ("y_train", np.eye(3)[np.arange(20) % 3], "one-hot rows, shape (20, 3)", "argmax"),
+            ("y_train", np.full(20, np.nan), "NaN or infinite", "fill in the values"),
+            ("y_train", np.array(["a"] * 20), "type <U1", "number the classes from 0"),
         ],
     )
     def test_array_that_holds_no_samples_or_labels(self, key, value, found, fix):

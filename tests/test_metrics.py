@@ -10,8 +10,10 @@ import pytest
 from compresskit.metrics import (
     METRICS,
     accuracy,
+    binary_accuracy,
     mean_absolute_error,
     mean_squared_error,
+    reading,
     top_5_accuracy,
 )
 from compresskit.recipe import Evaluate
@@ -42,6 +44,39 @@ def test_one_output_is_yes_or_no(kind, shape):
     assert accuracy(outputs, np.array([1, 0, 0, 0]).reshape(shape)) == 0.75
 
 
+def test_each_step_counts():
+    outputs = np.eye(6)[[[0, 1], [2, 5]]]
+    assert accuracy(outputs, np.array([[0, 1], [2, 3]])) == 0.75
+    assert top_5_accuracy(outputs, np.array([[0, 1], [2, 5]])) == 1.0
+    assert top_5_accuracy(-outputs, np.array([[0, 1], [2, 5]])) == 0.0
+
+
+@pytest.mark.parametrize("logits", [False, True])
+def test_binary_accuracy(logits):
+    outputs = np.array([[0.9, 0.2], [0.6, 0.4]])
+    outputs = np.log(outputs / (1 - outputs)) if logits else outputs
+    assert binary_accuracy(outputs, np.array([[1, 0], [0, 0]])) == 0.75
+
+
+@pytest.mark.parametrize(
+    ("outputs", "labels", "expected"),
+    [
+        ([[0.2, 0.8]], [0, 1, 3], "probabilities"),
+        ([[0.2, 0.9]], [0, 1, 3], "logits"),
+        ([[2.0, -1.0]], [0, 1, 3], "logits"),
+        ([[0.7]], [0, 1], "shares"),
+        ([[3.0]], [0, 1], "scores"),
+        ([[0.7, 0.9]], [[0, 1], [1, 1]], "shares"),
+        ([[0.7, -0.9]], [[0.0, 1.0], [1.0, 1.0]], "scores"),
+        ([[0.7]], [0.5, 2.0], "numbers"),
+        ([[0.7, 1.0]], [[0.5, 2.0]], "numbers"),
+        ([[[0.2, 0.3, 0.5], [1.0, 0.0, 0.0]]], [[0, 2]], "probabilities"),
+    ],
+)
+def test_how_outputs_are_read(outputs, labels, expected):
+    assert reading(np.array(outputs), np.array(labels)) == expected
+
+
 def test_top_5_accuracy():
     outputs = np.tile(np.arange(7.0), (3, 1))
     assert top_5_accuracy(outputs, np.array([6, 2, 1])) == pytest.approx(2 / 3)
@@ -66,5 +101,6 @@ def test_errors_of_vectors():
 @pytest.mark.parametrize("name", METRICS)
 def test_figures_are_plain_floats(name):
     outputs = np.array([[0.25, 0.75]] * 2, dtype=np.float32)
-    labels = np.array([1, 1]) if "accuracy" in name else outputs
+    classes = name in ("accuracy", "top_5_accuracy")
+    labels = np.array([1, 1]) if classes else (outputs > 0.5) * 1.0
     assert type(METRICS[name](outputs, labels)) is float

@@ -39,12 +39,19 @@ def inspect(file: str, as_json: bool, unsafe_load: bool) -> None:
 @click.argument("file")
 @click.option("--data", required=True, help="Data set, .npz file, folder, or module:function.")
 @click.option("--metric", default="accuracy", show_default=True)
+@click.option("--output", help="Which of several outputs, by the name of its labels.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @JSON
 @UNSAFE
 @reported
 def evaluate(
-    file: str, data: str, metric: str, threads: int, as_json: bool, unsafe_load: bool
+    file: str,
+    data: str,
+    metric: str,
+    output: str | None,
+    threads: int,
+    as_json: bool,
+    unsafe_load: bool,
 ) -> None:
     """Measures FILE, a .tflite or .keras file, on the test samples of a data set.
 
@@ -55,7 +62,14 @@ def evaluate(
     from compresskit import tables
     from compresskit.evaluation import evaluate as measure
 
-    made = measure(file, load_data(data), metric=metric, threads=threads, safe_mode=not unsafe_load)
+    made = measure(
+        file,
+        load_data(data),
+        metric=metric,
+        output=output,
+        threads=threads,
+        safe_mode=not unsafe_load,
+    )
     if as_json:
         echo_json(made)
     else:

@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from compresskit.distillation.taps import Place, Taps
+from compresskit.outputs import output_names
 
 # The keys of a batch's inputs: the samples, and what the teacher showed for them.
 SAMPLES = "samples"
@@ -156,8 +157,10 @@ class Distiller(keras.distillation.Distiller):
             weights = ops.cast(ops.reshape(sample_weight, (-1,)), each.dtype)
             return ops.sum(each * weights) / ops.maximum(ops.sum(weights), 1.0)
 
-        losses = keras.tree.map_structure(mean, self._student_loss, y, y_pred)
-        return sum(keras.tree.flatten(losses))
+        if not isinstance(y, dict):
+            return mean(self._student_loss, y, y_pred)
+        flat = zip(output_names(self.student, y_pred), keras.tree.flatten(y_pred), strict=True)
+        return sum(mean(self._student_loss[name], y[name], output) for name, output in flat)
 
 
 def _name(place: Place) -> str:

@@ -6,13 +6,12 @@ probabilities, widths may differ, and padding does not count.
 
 from __future__ import annotations
 
-from typing import Any, Literal, final
+from typing import Any, final
 
 import keras
 from keras import ops
 
-# How the answers of a model are to be read.
-Answers = Literal["probabilities", "logits", "shares", "scores", "numbers"]
+from compresskit.metrics import Answers
 
 
 @final
@@ -25,9 +24,7 @@ class LogitsLoss(keras.distillation.LogitsDistillation):
 
     Args:
         temperature: divides the logits of both.
-        teacher, student: what the outputs of each are: `probabilities` or `logits` of classes,
-            one of which is right; `shares` (probabilities) or `scores` (logits) of yes-or-no
-            questions; `numbers`. A name for each output, in their flat order.
+        teacher, student: how each output of each is read, in their flat order.
     """
 
     def __init__(self, temperature: float, teacher: list[Answers], student: list[Answers]):

@@ -8,37 +8,28 @@ import keras
 import numpy as np
 
 from compresskit.distillation.distiller import Comparison
-from compresskit.distillation.losses import Answers, FeatureLoss, LogitsLoss
+from compresskit.distillation.losses import FeatureLoss, LogitsLoss
 from compresskit.distillation.taps import ATTENTION, OUTPUT, Place, Taps, UnknownLayer
 from compresskit.errors import Problem, RecipeError
+from compresskit.labels import Labels
+from compresskit.metrics import Answers, reading
+from compresskit.outputs import output_names
 from compresskit.recipe_distill import AttentionMaps, Features, Learning, Logits
 from compresskit.samples import Samples
 
 
-def answers_of(outputs: Any, labels: Any) -> list[Answers]:
+def answers_of(model: keras.Model, outputs: Any, labels: Labels) -> list[Answers]:
     """How the outputs of a model are to be read, in their flat order.
 
     Args:
-        outputs: answers to a few samples, an array or a structure of them.
-        labels: those of the whole training set, in the same structure.
+        outputs: answers to a few samples.
+        labels: those of the whole training set.
     """
-    flat = keras.tree.flatten(outputs)
-    return [
-        _answers(np.asarray(output), np.asarray(label))
-        for output, label in zip(flat, keras.tree.flatten(labels), strict=True)
-    ]
-
-
-def _answers(outputs: np.ndarray, labels: np.ndarray) -> Answers:
-    within = bool(outputs.min() >= 0.0 and outputs.max() <= 1.0)
-    if labels.shape[1:] == outputs.shape[1:] or outputs.shape[1:] == (*labels.shape[1:], 1):
-        if not np.isin(labels, (0, 1)).all():
-            return "numbers"
-        return "shares" if within else "scores"
-    if not np.issubdtype(labels.dtype, np.integer):
-        return "numbers"
-    sums = outputs.sum(axis=-1)
-    return "probabilities" if within and np.allclose(sums, 1.0, atol=1e-3) else "logits"
+    flat = [np.asarray(output) for output in keras.tree.flatten(outputs)]
+    if not isinstance(labels, dict):
+        return [reading(flat[0], labels)]
+    names = output_names(model, outputs)
+    return [reading(output, labels[name]) for name, output in zip(names, flat, strict=True)]
 
 
 def comparisons(
@@ -46,7 +37,7 @@ def comparisons(
     teacher: keras.Model,
     student: keras.Model,
     x: Samples,
-    labels: Any,
+    labels: Labels,
     *,
     where: str,
     ids: np.ndarray | None = None,
@@ -90,7 +81,9 @@ def comparisons(
         made += [
             Comparison(
                 LogitsLoss(
-                    learning.temperature, answers_of(answers, labels), answers_of(outputs, labels)
+                    learning.temperature,
+                    answers_of(teacher, answers, labels),
+                    answers_of(student, outputs, labels),
                 ),
                 each.weight,
             )

@@ -124,7 +124,11 @@ class Op:
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Audit:
-    """Everything that is in a file, in its order."""
+    """Everything that is in a file, in its order.
+
+    Attributes:
+        answers: position in `outputs` of each output that has a name in the signature.
+    """
 
     size: int
     gzip_size: int
@@ -132,6 +136,7 @@ class Audit:
     ops: tuple[Op, ...]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    answers: dict[str, int]
 
     @cached_property
     def counts(self) -> dict[str, int]:
@@ -224,6 +229,7 @@ def audit(content: bytes, where: str = "model.tflite") -> Audit:
             [_tensor(index, raw, model) for index, raw in enumerate(graph.tensors)], ops
         )
         inputs, outputs = (tuple(int(i) for i in ends) for ends in (graph.inputs, graph.outputs))
+        answers = _answers(model, outputs)
     except _DAMAGE as error:
         raise ModelError(
             Problem(
@@ -240,7 +246,19 @@ def audit(content: bytes, where: str = "model.tflite") -> Audit:
         ops=ops,
         inputs=inputs,
         outputs=outputs,
+        answers=answers,
     )
+
+
+def _answers(model: Any, outputs: tuple[int, ...]) -> dict[str, int]:
+    """The converter shuffles several outputs: only the signature tells them apart."""
+    signatures = getattr(model, "signatureDefs", None) or ()
+    ends = signatures[0].outputs or () if signatures else ()
+    return {
+        end.name.decode(): outputs.index(end.tensorIndex)
+        for end in ends
+        if end.tensorIndex in outputs
+    }
 
 
 def _tensor(index: int, raw: Any, model: Any) -> Tensor:

@@ -15,6 +15,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from compresskit.labels import signature_name
+from compresskit.outputs import output_names
 from compresskit.parametrize import reading
 from compresskit.ranges import Range, applied
 from compresskit.samples import Samples, count, each, take
@@ -53,7 +55,11 @@ def frozen(
         with reading(mapping, ()):
             outputs = model(keras.tree.pack_sequence_as(sample, list(inputs)), training=False)
         flat_outputs = keras.tree.flatten(outputs)
-        return {f"output_{index}": value for index, value in enumerate(flat_outputs)}
+        if len(flat_outputs) == 1:
+            return {"output_0": flat_outputs[0]}
+        # Several come out in any order: by their names they are found again.
+        given = [signature_name(name) for name in output_names(model, outputs)]
+        return dict(zip(given, flat_outputs, strict=True))
 
     with (
         applied(model, ranges, export=True),
@@ -87,11 +93,19 @@ def lower(
 
 
 def predictions(
-    model: keras.Model, inputs: Samples, ranges: Sequence[Range] = (), batch_size: int = 256
+    model: keras.Model,
+    inputs: Samples,
+    ranges: Sequence[Range] = (),
+    *,
+    output: int = 0,
+    batch_size: int = 256,
 ) -> np.ndarray:
     """What the model answers at inference, with its activations rounded over `ranges`.
 
     This is the fake-quantized Keras model that a file is compared with.
+
+    Args:
+        output: which of several, in their flat order.
     """
 
     def call(batch: Any) -> Any:
@@ -103,7 +117,7 @@ def predictions(
         starts = range(0, count(inputs), batch_size)
         batches = [take(inputs, slice(start, start + batch_size)) for start in starts]
         parts = [function(each(batch, tf.constant)) for batch in batches]
-    return np.concatenate([np.asarray(keras.tree.flatten(part)[0]) for part in parts])
+    return np.concatenate([np.asarray(keras.tree.flatten(part)[output]) for part in parts])
 
 
 def _input_names(model: keras.Model, sample: Any, number: int) -> list[str]:

@@ -50,6 +50,7 @@ class MicroInterpreter:
         runtime = package("runtime", where)
         audited = audit(content, where)
         self._names = [audited.tensors[index].name for index in audited.inputs]
+        self._outputs = len(audited.outputs)
         with muted() as said:
             try:
                 self._interpreter = runtime.Interpreter.from_bytes(content, arena_size=_ARENA_BYTES)
@@ -71,7 +72,8 @@ class MicroInterpreter:
         ]
 
     def get_output_details(self) -> list[dict[str, Any]]:
-        return [_details(self._interpreter.get_output_details(0), 0)]
+        given = map(self._interpreter.get_output_details, range(self._outputs))
+        return [_details(each, index) for index, each in enumerate(given)]
 
     def reset_all_variables(self) -> None:
         self._interpreter.reset()

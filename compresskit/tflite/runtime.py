@@ -13,6 +13,7 @@ from ai_edge_litert.interpreter import Interpreter
 from compresskit.errors import DataError, ModelError, Problem
 from compresskit.progress import muted
 from compresskit.samples import Samples, count, shapes
+from compresskit.tflite.audit import audit
 from compresskit.tflite.micro import MicroInterpreter
 
 
@@ -24,6 +25,8 @@ class Runner:
         content: the bytes of the file.
         threads: how many the kernels of LiteRT may use.
         runtime: LiteRT, or TensorFlow Lite Micro with its portable kernels.
+        output: which of several outputs is read, by its name in the signature; default: the
+            first in the file.
 
     Raises:
         ModelError: the runtime cannot load the file, or is not installed.
@@ -36,6 +39,7 @@ class Runner:
         threads: int = 1,
         where: str = "model.tflite",
         runtime: Literal["litert", "tflite-micro"] = "litert",
+        output: str | None = None,
     ):
         self.where = where
         self._interpreter: Any = (
@@ -48,7 +52,9 @@ class Runner:
             each["name"].removeprefix("serving_default_").rsplit(":", 1)[0]: each
             for each in self._interpreter.get_input_details()
         }
-        self._output = self._interpreter.get_output_details()[0]
+        named = audit(content, where).answers
+        position = 0 if output is None else named[output]
+        self._output = self._interpreter.get_output_details()[position]
 
     def _given(self, inputs: Samples) -> list[tuple[dict[str, Any], np.ndarray]]:
         """Each input of the file with the array for it.
