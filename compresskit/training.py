@@ -93,7 +93,7 @@ def learn(
     with tempfile.TemporaryDirectory() as folder:
         try:
             shown = None
-            if lesson.learning.cache:
+            if lesson.learning.cache and lesson.learning.alpha:
                 with bars.task(f"{where}: asking the teacher", count(x)) as update:
                     shown = remember(distiller, x, Path(folder), where, update)
             feed = Feed(x, dataset.y_train, shown=shown, batch_size=batch_size, seed=seed)

@@ -124,6 +124,17 @@ class Distiller(keras.distillation.Distiller):
         Args:
             sample_weight: shape (batch,); 0 for samples without a label.
         """
+        compared = self._compared(x, y_pred) if self.student_loss_weight < 1.0 else 0.0
+        labelled = self._labelled(y, y_pred, sample_weight) if self.student_loss_weight else 0.0
+        total = self.student_loss_weight * labelled + (1.0 - self.student_loss_weight) * compared
+        total = total + sum(ops.sum(loss) for loss in self.losses)
+        self.student_loss_tracker.update_state(labelled)
+        self.distillation_loss_tracker.update_state(compared)
+        self.total_loss_tracker.update_state(total)
+        return total
+
+    def _compared(self, x: Any, y_pred: Any) -> Any:
+        """The weighted sum of what is held against the teacher."""
         taught = x[SHOWN] if SHOWN in x else self.ask(x[SAMPLES])
         tokens = ops.not_equal(x[SAMPLES], 0) if self.padding else None
         compared: Any = 0.0
@@ -137,13 +148,7 @@ class Distiller(keras.distillation.Distiller):
                     taught[_name(each.teacher)], self.taps.shown[each.student], tokens=tokens
                 )
             compared = compared + each.weight * value
-        labelled = self._labelled(y, y_pred, sample_weight) if self.student_loss_weight else 0.0
-        total = self.student_loss_weight * labelled + (1.0 - self.student_loss_weight) * compared
-        total = total + sum(ops.sum(loss) for loss in self.losses)
-        self.student_loss_tracker.update_state(labelled)
-        self.distillation_loss_tracker.update_state(compared)
-        self.total_loss_tracker.update_state(total)
-        return total
+        return compared
 
     def _labelled(self, y: Any, y_pred: Any, sample_weight: Any) -> Any:
         """The loss of the samples that have labels."""

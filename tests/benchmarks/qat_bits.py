@@ -1,13 +1,14 @@
 """Does QAT earn its keep? Float, post-training and QAT files of the same network.
 
-    .venv/bin/python tests/benchmarks/qat_bits.py [lenet5|lenet300|lstm|bert] [prune|cluster]
+    .venv/bin/python tests/benchmarks/qat_bits.py [lenet5|lenet300|small-cnn|lstm|bert] [prune|cluster]
 
 For each seed the network is trained once; every file is made of those same weights. With
 `prune` they are then pruned and trained on, with `cluster` made to share 16 values, which
 all later training keeps: QAT is then what is called PQAT and CQAT.
 Post-training: the weights are rounded to the grid and ranges are calibrated, nothing is
 trained. QAT: some epochs behind that rounding. A control trains the same epochs without
-rounding and is then rounded, so that QAT is not credited for mere training. All
+rounding and is then rounded, so that QAT is not credited for mere training. With a
+teacher: as QAT, and the network learns from its own float32 form besides. All
 accuracies are those of the file, run by LiteRT on the same test samples.
 """
 
@@ -29,19 +30,24 @@ import numpy as np
 
 from compresskit import catalog, data
 from compresskit.artifacts import artifact
+from compresskit.distillation.copies import copy_of
+from compresskit.lessons import Lesson
 from compresskit.method import Length
 from compresskit.methods.cluster import Clustering
 from compresskit.methods.prune import Pruning
 from compresskit.methods.quantize import Quantization
 from compresskit.models.bert import bert_tiny
+from compresskit.models.cnn import small_cnn
 from compresskit.models.lenet import lenet5, lenet300
 from compresskit.models.lstm import lstm_classifier
+from compresskit.outputs import Output
 from compresskit.progress import Bars
 from compresskit.recipe import Export
+from compresskit.recipe_distill import Learning
 from compresskit.resolution import Resolved
 from compresskit.stages import QAT, Cluster, Prune
 from compresskit.target import Grid
-from compresskit.training import fit
+from compresskit.training import fit, learn
 
 SEEDS = (0, 1, 2)
 EARLIER = {
@@ -82,6 +88,13 @@ NETWORKS = {
         baseline=(6, 1e-3),
         stage=(2, 3e-4),
     ),
+    "small-cnn": Network(
+        make=small_cnn,
+        data=lambda: data.load("fashion-mnist"),
+        batch_size=128,
+        baseline=(6, 4e-3),
+        stage=(2, 5e-4),
+    ),
     "lstm": Network(
         make=lambda: lstm_classifier((32,), 6, vocabulary=4096, units=128),
         data=lambda: data.load("trec"),
@@ -101,22 +114,33 @@ NETWORKS = {
 }
 
 
-def train(model, network, dataset, length, seed, callbacks=()):
+def train(model, network, dataset, length, seed, callbacks=(), teacher=None):
     epochs, rate = length
-    return fit(
-        model,
-        dataset,
-        optimizer="adam",
-        learning_rate=rate,
-        learning_rate_schedule="cosine",
-        batch_size=network.batch_size,
-        epochs=epochs,
-        loss="sparse_categorical_crossentropy",
-        seed=seed,
-        bars=Bars(),
-        where="benchmark",
-        callbacks=callbacks,
+    settings = {
+        "optimizer": "adam",
+        "learning_rate": rate,
+        "learning_rate_schedule": "cosine",
+        "batch_size": network.batch_size,
+        "epochs": epochs,
+        "loss": "sparse_categorical_crossentropy",
+        "seed": seed,
+        "bars": Bars(),
+        "where": "benchmark",
+        "callbacks": callbacks,
+    }
+    if teacher is None:
+        return fit(model, dataset, **settings)
+    lesson = Lesson(
+        learning=Learning(temperature=4.0, alpha=0.9),
+        teacher=teacher,
+        student=None,
+        inherits=False,
+        dataset=dataset,
+        transfer=None,
+        ids=None,
+        first_ids=None,
     )
+    return learn(model, teacher, lesson, **settings)
 
 
 def measured(model, dataset, precision, ranges=()):
@@ -129,7 +153,14 @@ def measured(model, dataset, precision, ranges=()):
     )
     export = Export(target="edge-cpu", precision=precision)
     report, _, _ = artifact(
-        model, export, resolved, dataset, metric="accuracy", ranges=ranges, bars=Bars()
+        model,
+        export,
+        resolved,
+        dataset,
+        metric="accuracy",
+        output=Output(),
+        ranges=ranges,
+        bars=Bars(),
     )
     distinct = max(tensor.distinct for tensor in report.tensors)
     return report.metrics["accuracy"] * 100, report.sparsity, distinct
@@ -141,17 +172,18 @@ def one_seed(network, dataset, seed, earlier):
     steps = -(-len(dataset.x_train) // network.batch_size)
     length = Length(epochs=network.stage[0], steps_per_epoch=steps)
 
-    def trained_from(weights, bits=None, number=1, spent=network.stage):
+    def trained_from(weights, bits=None, number=1, spent=network.stage, teacher=None):
         """Trains behind the earlier method and, with `bits`, behind rounding."""
         model.set_weights(weights)
         methods = [earlier(network)] if earlier else []
         methods += [Quantization(QAT(weight_bits=bits))] if bits else []
         attached = [method.attach(model, dataset.x_train[:2], Grid(), length) for method in methods]
         callbacks = [callback for each in attached for callback in each.callbacks]
-        train(model, network, dataset, spent, seed + number, callbacks)
+        train(model, network, dataset, spent, seed + number, callbacks, teacher)
         return [each.detach() for each in attached]
 
     train(model, network, dataset, network.baseline, seed)
+    teacher = copy_of(model)
     figures = {"float32": measured(model, dataset, "float32")}
     if earlier:
         # As long as the first training: pruned at once, it has much to learn again.
@@ -171,6 +203,9 @@ def one_seed(network, dataset, seed, earlier):
             figures[f"{kind}, {bits}-bit weights"] = measured(model, dataset, "int8")
         ranges = trained_from(start, bits)[-1]["ranges"]
         figures[f"QAT, {bits}-bit weights"] = measured(model, dataset, "int8", ranges)
+        ranges = trained_from(start, bits, teacher=teacher)[-1]["ranges"]
+        name = f"QAT with a teacher, {bits}-bit weights"
+        figures[name] = measured(model, dataset, "int8", ranges)
     return figures
 
 
