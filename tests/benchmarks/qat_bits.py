@@ -1,6 +1,6 @@
 """Does QAT earn its keep? Float, post-training and QAT files of the same network.
 
-    .venv/bin/python tests/benchmarks/qat_bits.py [lenet5|lenet300|small-cnn|lstm|bert] [prune|cluster]
+    .venv/bin/python tests/benchmarks/qat_bits.py [NETWORK] [prune|cluster]
 
 For each seed the network is trained once; every file is made of those same weights. With
 `prune` they are then pruned and trained on, with `cluster` made to share 16 values, which
