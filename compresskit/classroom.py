@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 
 from compresskit.distillation.copies import copy_of
-from compresskit.distillation.student import inherit
+from compresskit.distillation.student import inherit, project_embedding
 from compresskit.lessons import Lesson
 from compresskit.run import Run
 from compresskit.stages import Distill
@@ -56,3 +56,5 @@ def enter(run: Run, lesson: Lesson, teacher: keras.Model) -> None:
         inherit(run.model, teacher, lesson.ids)
     else:
         run.loss = loss_for(run.recipe.defaults.loss, run.model, run.dataset)
+    if lesson.embedded:
+        project_embedding(run.model, teacher, lesson.ids)

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from compresskit.data import Dataset
-from compresskit.distillation.student import cut
+from compresskit.distillation.student import cut, project_embedding
 from compresskit.distillation.teaching import comparisons
 from compresskit.distillation.transfer import load_transfer
 from compresskit.distillation.vocabulary import cut_vocabulary
@@ -31,7 +31,8 @@ class Lesson:
         learning: the settings.
         teacher: a model of its own, or None for the baseline or the previous model.
         student: the model to go on with, or None for the one that is there.
-        inherits: whether the student takes weights of its teacher.
+        inherits: whether the student is made of layers of its teacher.
+        embedded: whether its token embedding begins as the teacher's.
         dataset: what it and later stages train on and are measured with.
         transfer: samples without labels, or None.
         ids: the teacher's token id of each of the student's, or None if they are the same.
@@ -42,6 +43,7 @@ class Lesson:
     teacher: keras.Model | None
     student: keras.Model | None
     inherits: bool
+    embedded: bool
     dataset: Dataset
     transfer: Samples | None
     ids: np.ndarray | None
@@ -88,9 +90,10 @@ def find_lesson(
         transfer = load_transfer(learning.transfer, dataset, where=where, base=base)
     kept = None
     taught_on = dataset
+    if isinstance(stage, Distill):
+        _check_student(stage, path, locate)
     if isinstance(stage, Distill) and stage.vocabulary == "data":
         where = locate((*path, "vocabulary"))
-        _check_cut(stage, where)
         dataset, transfer, kept = cut_vocabulary(dataset, transfer, where=where)
     teacher = None
     if learning.teacher not in OWN:
@@ -111,11 +114,16 @@ def find_lesson(
             student = load_model(
                 stage.student, where=where, base=base, safe_mode=safe_mode, dataset=dataset
             )
+    embedded = isinstance(stage, Distill) and stage.embedding == "teacher"
+    if embedded:
+        where = locate((*path, "embedding"))
+        project_embedding(student or model, asked, known, where=where)
     lesson = Lesson(
         learning=learning,
         teacher=teacher,
         student=student,
         inherits=isinstance(stage, Distill) and isinstance(stage.student, Pupil),
+        embedded=embedded,
         dataset=dataset,
         transfer=transfer,
         ids=known,
@@ -134,13 +142,24 @@ def find_lesson(
     return lesson
 
 
-def _check_cut(stage: Distill, where: str) -> None:
-    if stage.student is None:
-        raise ModelError(
-            Problem(
-                where=where,
-                found="a smaller vocabulary for the model as it is",
-                expected="a student, which is made for it",
-                fix="add `student: {from: teacher, layers: [0, 1]}`, or remove `vocabulary`",
-            )
+def _check_student(stage: Distill, path: tuple[str | int, ...], locate: Locate) -> None:
+    """That what is said of a student is said of one.
+
+    Raises:
+        ModelError: the model as it is has its vocabulary and its embedding already.
+    """
+    problems = [
+        Problem(
+            where=locate((*path, key)),
+            found=f"`{key}: {value}` for the model as it is",
+            expected="a student, which is made for it",
+            fix=f"add `student: {{from: teacher, layers: [0, 1]}}`, or remove `{key}`",
         )
+        for key, value, plain in (
+            ("vocabulary", stage.vocabulary, "all"),
+            ("embedding", stage.embedding, "own"),
+        )
+        if value != plain and stage.student is None
+    ]
+    if problems:
+        raise ModelError(problems)

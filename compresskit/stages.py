@@ -270,6 +270,11 @@ class Distill(Learning, StageBase):
         description="data: keep the tokens alone that the training and transfer samples have; "
         "the tokenizer beside the model is cut to them.",
     )
+    embedding: Literal["own", "teacher"] = Field(
+        default="own",
+        description="teacher: the student's token embedding begins as the teacher's, on as many of "
+        "its principal axes as the student is wide.",
+    )
 
     @property
     def learning(self) -> Learning:

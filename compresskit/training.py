@@ -71,15 +71,13 @@ def learn(
     """
     keras.utils.set_random_seed(seed)
     x, dataset = lesson.dataset.x_train, lesson.dataset
-    terms = comparisons(
-        lesson.learning,
-        teacher,
-        model,
-        take(x, slice(2)),
-        dataset.y_train,
-        where=where,
-        ids=lesson.ids,
-    )
+    few = take(x, slice(2))
+    terms = []
+    # With nothing to say, the teacher is not even asked.
+    if lesson.learning.alpha:
+        terms = comparisons(
+            lesson.learning, teacher, model, few, dataset.y_train, where=where, ids=lesson.ids
+        )
     distiller = Distiller(
         teacher,
         model,
@@ -93,7 +91,7 @@ def learn(
     with tempfile.TemporaryDirectory() as folder:
         try:
             shown = None
-            if lesson.learning.cache and lesson.learning.alpha:
+            if terms and lesson.learning.cache:
                 with bars.task(f"{where}: asking the teacher", count(x)) as update:
                     shown = remember(distiller, x, Path(folder), where, update)
             feed = Feed(x, dataset.y_train, shown=shown, batch_size=batch_size, seed=seed)

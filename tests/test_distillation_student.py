@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from compresskit.distillation.student import cut, inherit
+from compresskit.distillation.student import cut, inherit, project_embedding
 from compresskit.errors import ModelError
 from compresskit.models.bert import bert_classifier
 from compresskit.models.lstm import lstm_classifier
@@ -79,6 +79,52 @@ class TestBlocks:
             variable.assign(variable + 0.1)
         inherit(student, teacher)
         np.testing.assert_allclose(student(TOKENS), teacher(TOKENS), atol=1e-6)
+
+
+class TestEmbedding:
+    def narrow(self, tokens=30, width=4):
+        return bert_classifier(
+            (9,), 5, vocabulary=tokens, blocks=1, width=width, heads=2, feed_forward=8
+        )
+
+    def test_the_axes_that_tell_rows_apart(self):
+        teacher, student = bert(), self.narrow()
+        # Four axes hold nearly all there is.
+        basis = np.linalg.qr(np.random.default_rng(1).normal(size=(8, 8)))[0]
+        scales = np.array([1.0, 2.0, 3.0, 4.0, 1e-4, 1e-4, 1e-4, 1e-4])
+        table = (np.random.default_rng(2).normal(size=(30, 8)) * scales) @ basis + 5.0
+        teacher.get_layer("token_embedding").embeddings.assign(table)
+        made = project_embedding(student, teacher)
+        np.testing.assert_array_equal(student.get_layer("token_embedding").embeddings, made)
+
+        def distances(rows):
+            return np.linalg.norm(rows[:, None] - rows[None], axis=-1)
+
+        ratio = distances(made)[0, 1] / distances(table)[0, 1]
+        np.testing.assert_allclose(distances(made), ratio * distances(table), rtol=1e-3)
+        assert made.std() == pytest.approx(table.std(), rel=1e-3)
+
+    def test_fewer_tokens(self):
+        teacher, kept = bert(), np.arange(0, 30, 3)
+        student = self.narrow(tokens=10, width=8)
+        made = project_embedding(student, teacher, kept)
+        rows = teacher.get_layer("token_embedding").embeddings.numpy()[kept]
+        # All axes stay: nothing but a rotation.
+        centred = rows - rows.mean(axis=0)
+        made = made * (centred.std() / made.std())
+        np.testing.assert_allclose(made @ made.T, centred @ centred.T, atol=1e-5)
+
+    @pytest.mark.parametrize(
+        ("student", "found"),
+        [
+            ({"tokens": 31}, "31 tokens of width 4; of the teacher 30 of 8"),
+            ({"width": 10}, "10; of"),
+        ],
+    )
+    def test_what_does_not_fit(self, student, found):
+        with pytest.raises(ModelError) as caught:
+            project_embedding(self.narrow(**student), bert())
+        assert found in caught.value.problems[0].found
 
 
 class TestRecurrent:

@@ -149,3 +149,8 @@ class TestErrors:
         one = problem({**EMPTY, "vocabulary": "data"}, error=ModelError)
         assert one.where == "stages[0].vocabulary"
         assert "add `student:" in one.fix
+
+    def test_an_embedding_of_a_model_that_has_none(self):
+        one = problem({**DISTILL, "embedding": "teacher"}, error=ModelError)
+        assert one.where == "stages[0].embedding"
+        assert one.found == "0 layers of mlp that look up its tokens"

@@ -112,6 +112,61 @@ def inherit(student: keras.Model, teacher: keras.Model, tokens: np.ndarray | Non
         layer.set_weights(weights)
 
 
+def project_embedding(
+    student: keras.Model,
+    teacher: keras.Model,
+    tokens: np.ndarray | None = None,
+    *,
+    where: str = "embedding",
+) -> np.ndarray:
+    """Gives the student's token embedding the teacher's, on its principal axes.
+
+    The rows keep what tells them apart best (in the sense of least squares) and the standard
+    deviation of the teacher's.
+
+    Args:
+        tokens: as in `cut`.
+
+    Returns:
+        the table, float32, shape (tokens, the student's width).
+
+    Raises:
+        ModelError: one of them has no layer that looks up what the model is given, or the numbers
+            of tokens differ.
+    """
+    tables = []
+    for model in (student, teacher):
+        found = [each for each in _functional(model, where).operations if _reads_tokens(each)]
+        if len(found) != 1:
+            raise ModelError(
+                Problem(
+                    where=where,
+                    found=f"{len(found)} layers of {model.name} that look up its tokens",
+                    expected="one Embedding that is given the input of the model",
+                    fix="write `embedding: own`",
+                )
+            )
+        tables.append(found[0].embeddings)
+    own, given = tables[0], tables[1].numpy()
+    given = given if tokens is None else given[tokens]
+    if own.shape[0] != given.shape[0] or own.shape[1] > given.shape[1]:
+        raise ModelError(
+            Problem(
+                where=where,
+                found=f"{own.shape[0]} tokens of width {own.shape[1]}; of the teacher "
+                f"{given.shape[0]} of {given.shape[1]}",
+                expected="as many tokens, and no greater width",
+                fix="make the student for the vocabulary of the data, or write `embedding: own`",
+            )
+        )
+    centred = given - given.mean(axis=0)
+    _, axes = np.linalg.eigh(centred.T @ centred)  # by rising share of the variance
+    projected = centred @ axes[:, ::-1][:, : own.shape[1]]
+    projected *= given.std() / max(float(projected.std()), 1e-12)
+    own.assign(projected)
+    return projected
+
+
 def _functional(model: keras.Model, where: str) -> keras.Model:
     if isinstance(model, keras.Sequential):
         return keras.Model(model.inputs[0], model.outputs[0], name=model.name)

@@ -135,6 +135,7 @@ def train(model, network, dataset, length, seed, callbacks=(), teacher=None):
         teacher=teacher,
         student=None,
         inherits=False,
+        embedded=False,
         dataset=dataset,
         transfer=None,
         ids=None,
