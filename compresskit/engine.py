@@ -180,6 +180,7 @@ def _stage(run: Run, index: int) -> bool:
         history = fit(run.model, run.dataset, **settings)
     measured = run.measure(run.answers(), stage.name)
     layers = layer_reports(run.model, attached)
+    parameters = run.model.count_params()
     verdict = _gate(run, stage, measured)
     if verdict == "rollback":
         run.attached.pop()
@@ -199,6 +200,8 @@ def _stage(run: Run, index: int) -> bool:
             layers=layers,
             history=history,
             rolled_back=verdict == "rollback",
+            parameters=parameters,
+            teacher=describe(stage.learning.teacher) if stage.learning else None,
         )
     )
     return verdict != "stop"

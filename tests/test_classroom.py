@@ -81,6 +81,18 @@ class TestTeachers:
         assert right > 0.7
         assert made.report.stages[0].metrics["accuracy"] > right - 0.1
 
+    def test_with_nothing_to_say_the_teacher_is_not_asked(self, monkeypatch):
+        asked = []
+        monkeypatch.setattr(
+            "compresskit.distillation.distiller.Distiller.ask",
+            lambda self, samples: asked.append(samples),
+        )
+        stage = {"type": "distill", "student": {"builder": "tests.models:mlp"}, "alpha": 0.0}
+        made = run(stage)
+        assert asked == []
+        history = made.report.stages[0].history
+        assert history["loss"] == pytest.approx(history["student_loss"], rel=0.1)
+
     def test_the_user_keeps_the_teacher_as_it_was(self):
         teacher = cnn()
         teacher.get_layer("conv1").trainable = False

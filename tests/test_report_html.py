@@ -254,6 +254,13 @@ def test_names_that_plots_could_misread():
     assert "日本語</text>" in text
 
 
+def test_who_taught_and_how_large_the_student_is():
+    taught = replace(STAGE, type="distill", teacher="<baseline>", parameters=12345)
+    html = render(replace(REPORT, stages=(taught,)))
+    assert "distill, taught by &lt;baseline&gt; (12,345 parameters)" in html
+    assert "taught by" not in render(REPORT)
+
+
 def test_rolled_back_stage_is_marked():
     undone = replace(STAGE, name="harder", rolled_back=True)
     text = render(replace(REPORT, stages=(STAGE, undone)))

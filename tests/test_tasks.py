@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from compresskit.data import load
 from compresskit.errors import DataError, RecipeError
 from compresskit.evaluation import evaluate
 from compresskit.preparation import prepare
-from tests.runs import PRUNE, settings
+from tests.runs import PRUNE, command, settings
 
 RANDOM = np.random.default_rng(2)
 X = RANDOM.normal(size=(320, 6, 4)).astype(np.float32)
@@ -69,6 +71,10 @@ def data_for(task):
     else:
         train, test = (y[part] for part in _PARTS)
     return load(((X[:256], train), (X[256:], test)))
+
+
+def outputs():
+    return data_for("outputs")
 
 
 _PARTS = (slice(256), slice(256, None))
@@ -176,6 +182,12 @@ class TestErrors:
 
     def test_which_of_several(self, tmp_path):
         model_for("outputs").save(tmp_path / "m.keras")
+        told = command("evaluate", tmp_path / "m.keras", "--data", "tests.test_tasks:outputs")
+        assert told.exit_code == 2
+        assert "give --output NAME" in told.stderr
+        words = ("--data", "tests.test_tasks:outputs", "--output", "b", "--json")
+        told = command("evaluate", tmp_path / "m.keras", *words)
+        assert 0.0 <= json.loads(told.stdout)["accuracy"] <= 1.0
         with pytest.raises(DataError) as caught:
             evaluate(tmp_path / "m.keras", data_for("outputs"))
         assert "give --output NAME" in str(caught.value)

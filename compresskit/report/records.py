@@ -57,6 +57,8 @@ class StageReport:
         sparsity: share of zeros over all weights that the stage touched.
         history: training and validation metrics by name, a value an epoch.
         rolled_back: whether its gate undid it.
+        parameters: of the model that was trained, a student of its own size maybe.
+        teacher: who taught, or None.
     """
 
     name: str
@@ -67,6 +69,8 @@ class StageReport:
     layers: tuple[LayerReport, ...]
     history: dict[str, list[float]]
     rolled_back: bool = False
+    parameters: int = 0
+    teacher: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
