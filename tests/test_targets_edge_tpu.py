@@ -64,6 +64,7 @@ class File:
             ops=tuple(self.ops),
             inputs=self.ops[0].inputs[:1],
             outputs=self.ops[-1].outputs,
+            answers={},
         )
 
 
