@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
+from compresskit import catalog
 from compresskit.data import Dataset
 from compresskit.distillation.student import cut, project_embedding
 from compresskit.distillation.teaching import comparisons
 from compresskit.distillation.transfer import load_transfer
 from compresskit.distillation.vocabulary import cut_vocabulary
-from compresskit.errors import ModelError, Problem
+from compresskit.errors import ModelError, Problem, RecipeError, did_you_mean
 from compresskit.models.load import load_model
 from compresskit.recipe_distill import Learning, Pupil
 from compresskit.recipe_source import Locate
@@ -98,6 +100,7 @@ def find_lesson(
     teacher = None
     if learning.teacher not in OWN:
         where = locate((*inner, "teacher"))
+        _check_teacher(learning.teacher, where)
         teacher = load_model(
             learning.teacher, where=where, base=base, safe_mode=safe_mode, dataset=taught_on
         )
@@ -140,6 +143,29 @@ def find_lesson(
         ids=known,
     )
     return lesson
+
+
+def _check_teacher(teacher: Any, where: str) -> None:
+    """That a teacher can have learned something.
+
+    Raises:
+        RecipeError: it is a name alone, which is at most that of a model with random weights.
+    """
+    if not isinstance(teacher, str) or teacher.endswith(".keras") or "/" in teacher:
+        return
+    if teacher in catalog.models:
+        found = f"{teacher!r}, a registered model, whose weights are random"
+        fix = "train it and name the file, or make it the recipe's `model` with a `baseline`"
+    else:
+        found, fix = f"unknown teacher {teacher!r}", did_you_mean(teacher, OWN)
+    raise RecipeError(
+        Problem(
+            where=where,
+            found=found,
+            expected="baseline, previous, the path of a .keras file, or a mapping with `builder`",
+            fix=fix,
+        )
+    )
 
 
 def _check_student(stage: Distill, path: tuple[str | int, ...], locate: Locate) -> None:

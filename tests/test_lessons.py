@@ -121,6 +121,18 @@ class TestErrors:
         one = problem({**PRUNE, "distill": {"losses": losses}})
         assert one.where == "stages[0].distill.losses[0].layers"
 
+    @pytest.mark.parametrize(
+        ("teacher", "found", "fix"),
+        [
+            ("lenet5", "'lenet5', a registered model, whose weights are random", "train it"),
+            ("basline", "unknown teacher 'basline'", "did you mean 'baseline'?"),
+        ],
+    )
+    def test_who_cannot_teach(self, teacher, found, fix):
+        one = problem({**PRUNE, "distill": {"teacher": teacher}})
+        assert (one.where, one.found) == ("stages[0].distill.teacher", found)
+        assert fix in one.fix
+
     def test_another_task(self, tmp_path):
         keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(3)],
                          name="three").save(tmp_path / "t.keras")  # fmt: skip
