@@ -15,7 +15,7 @@ from compresskit.training import loss_for
 def original(run: Run) -> keras.Model | None:
     """The model before the first stage, if any stage learns from it.
 
-    It is the model itself, if the first stage goes on with a student, else a copy.
+    It is the model itself, if the first stage goes on with a student for good, else a copy.
 
     Raises:
         ModelError: it cannot be copied.

@@ -79,12 +79,13 @@ def evaluate(
     else:
         from compresskit.fitting import try_out
         from compresskit.models.load import load_model
-        from compresskit.outputs import output_names
+        from compresskit.outputs import find_output
+        from compresskit.recipe_source import render
         from compresskit.tflite.lower import predictions
 
         model = load_model(str(path), safe_mode=safe_mode, dataset=dataset)
         few = try_out(model, dataset.x_test, where=str(path), name=dataset.name, error=DataError)
-        index = output_names(model, few).index(output or "") if several else 0
+        index = find_output(model, few, dataset.y_test, output, render).index
         outputs = predictions(model, dataset.x_test, output=index)
     try:
         return {**figures, metric: METRICS[metric](outputs, labels)}

@@ -118,9 +118,10 @@ def find_lesson(
                 stage.student, where=where, base=base, safe_mode=safe_mode, dataset=dataset
             )
     embedded = isinstance(stage, Distill) and stage.embedding == "teacher"
-    if embedded:
+    if embedded and student is not None:
         where = locate((*path, "embedding"))
-        project_embedding(student or model, asked, known, where=where)
+        # Now for the errors; once its teacher is trained, for its weights.
+        project_embedding(student, asked, known, where=where)
     lesson = Lesson(
         learning=learning,
         teacher=teacher,

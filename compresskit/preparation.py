@@ -87,6 +87,7 @@ def _walk(
     model, dataset, ids = prepared.model, prepared.dataset, None
     for index, stage in enumerate(recipe.stages):
         samples = count(dataset.x_train) if dataset is not None else 0
+        lesson = None
         if model is not None and dataset is not None:
             try:
                 lesson = find_lesson(
@@ -95,7 +96,6 @@ def _walk(
                 )  # fmt: skip
             except CompressKitError as error:
                 prepared.add(error)
-                lesson = None
             if lesson is not None:
                 model, dataset, ids = lesson.student or model, lesson.dataset, lesson.first_ids
                 samples = lesson.samples
@@ -103,7 +103,7 @@ def _walk(
         if samples:
             prepared.steps.append(math.ceil(samples / batch_size(recipe, stage)))
         # Of a student that could not be made nothing can be said, and nothing of later stages.
-        if isinstance(stage, Distill) and stage.student is not None and model is prepared.model:
+        if isinstance(stage, Distill) and stage.student is not None and lesson is None:
             model = None
         if model is not None:
             method = catalog.methods.get(stage.type)(stage)

@@ -44,12 +44,11 @@ def loss_for(name: str, model: keras.Model, dataset: Dataset) -> Any:
 
 
 def _loss(outputs: np.ndarray, labels: np.ndarray) -> Any:
-    if are_classes(labels) and outputs.shape[-1] > 1 and outputs.shape[1:] != labels.shape[1:]:
-        logits = reading(outputs, labels) != "probabilities"
-        return keras.losses.SparseCategoricalCrossentropy(from_logits=logits)
-    if np.isin(labels, (0, 1)).all() or are_classes(labels):
-        logits = bool(outputs.min() < 0.0 or outputs.max() > 1.0)
-        return keras.losses.BinaryCrossentropy(from_logits=logits)
+    kind = reading(outputs, labels)
+    if kind in ("probabilities", "logits"):
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=kind == "logits")
+    if kind in ("shares", "scores"):
+        return keras.losses.BinaryCrossentropy(from_logits=kind == "scores")
     return "mean_squared_error"
 
 

@@ -136,9 +136,6 @@ class TestTeachers:
         assert (
             np.abs(student - teacher.get_layer("token_embedding").embeddings.numpy()).max() > 1e-3
         )
-        assert made.report.stages[0].metrics["accuracy"] == pytest.approx(
-            made.report.baseline.metrics["accuracy"], abs=0.5
-        )
 
     def test_a_gate_gives_the_teacher_back(self):
         gate = {"max_drop": 0.0, "on_fail": "rollback"}

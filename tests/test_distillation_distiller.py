@@ -86,7 +86,6 @@ class TestTraining:
         before = [value.copy() for value in teacher.get_weights()]
         projection = layers.Dense(16, use_bias=False)
         projection.build((None, 32))
-        # A map of 4x4 does not fit; the flat output of the teacher's conv does through its pool.
         terms = [
             logits(),
             Comparison(FeatureLoss("mse"), 1.0, (OUTPUT, "logits"), (OUTPUT, "logits")),

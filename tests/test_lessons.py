@@ -146,6 +146,11 @@ class TestErrors:
         one = problem(stage, later, error=ModelError)
         assert one.where == "stages[0].student"
 
+    def test_nor_after_a_student_that_was_found(self):
+        later = {"type": "distill", "name": "again", "student": "missing.keras"}
+        one = problem(DISTILL, later, {**PRUNE, "targets": ["of_it"]}, error=ModelError)
+        assert one.where == "stages[1].student"
+
     def test_no_such_blocks(self):
         one = problem(
             {"type": "distill", "student": {"from": "teacher", "layers": [7]}},

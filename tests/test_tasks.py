@@ -192,6 +192,20 @@ class TestErrors:
             evaluate(tmp_path / "m.keras", data_for("outputs"), output="bb")
         assert "did you mean 'b'?" in str(caught.value)
 
+    def test_a_file_of_other_outputs(self, tmp_path):
+        ck.export(
+            model_for("outputs"), target="edge-cpu", precision="float32", path=tmp_path / "m.tflite"
+        )
+        x, y = X[:4], {"c": NUMBERS[:4]}
+        data = load(((x, y), (x, y)))
+        with pytest.raises(DataError) as caught:
+            evaluate(tmp_path / "m.tflite", data, output="c", metric="mean_absolute_error")
+        assert caught.value.problems[0].found == "no output 'c'"
+        model_for("outputs").save(tmp_path / "m.keras")
+        with pytest.raises(DataError) as caught:
+            evaluate(tmp_path / "m.keras", data, output="c", metric="mean_absolute_error")
+        assert caught.value.problems[0].found == "labels: c; outputs of outputs: b, a"
+
 
 def test_labels_of_several_outputs_in_a_file(tmp_path):
     arrays = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -51,12 +52,22 @@ class TestLoss:
         assert isinstance(loss, keras.losses.SparseCategoricalCrossentropy)
         assert loss.from_logits is logits
 
+    def test_two_classes_a_step(self):
+        inputs = keras.Input((3, 2))
+        tags = np.array([[0, 1, 1], [0, 0, 0]])
+        x = np.zeros((2, 3, 2), np.float32)
+        data = Dataset(name="tags", x_train=x, y_train=tags, x_test=x, y_test=tags)
+        outputs = keras.layers.Dense(2, activation="softmax")(inputs)
+        loss = loss_for("auto", keras.Model(inputs, outputs), data)
+        assert isinstance(loss, keras.losses.SparseCategoricalCrossentropy)
+
     def test_sigmoids_are_no_probabilities_of_classes(self):
         assert loss_for("auto", dense(10, "sigmoid"), digits()).from_logits
 
     @pytest.mark.parametrize(("activation", "logits"), [("sigmoid", False), (None, True)])
     def test_yes_or_no(self, activation, logits):
-        loss = loss_for("auto", dense(1, activation), digits())
+        data = replace(digits(), y_train=digits().y_train % 2)
+        loss = loss_for("auto", dense(1, activation), data)
         assert isinstance(loss, keras.losses.BinaryCrossentropy)
         assert loss.from_logits is logits
 

@@ -104,7 +104,7 @@ class Distiller(keras.distillation.Distiller):
         """What the teacher answers and shows.
 
         Returns:
-            tensors by the names that `remembered` gives; answers in their flat order.
+            tensors by name: `answer0`, `answer1`, ... in their flat order, then the places.
         """
         given = samples if self.ids is None else ops.take(self.ids, samples, axis=0)
         answers = keras.tree.flatten(self.teacher(given, training=False))

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from compresskit.distillation.distiller import SAMPLES, SHOWN, Distiller
 from compresskit.errors import Problem, TrainingError
+from compresskit.labels import Labels
 from compresskit.progress import Update
 from compresskit.samples import Samples, count, each, take
 
@@ -32,14 +33,14 @@ class Feed(keras.utils.PyDataset):
     """
 
     def __init__(
-        self, x: Samples, y: Any, *, shown: dict[str, Any] | None, batch_size: int, seed: int
+        self, x: Samples, y: Labels, *, shown: dict[str, Any] | None, batch_size: int, seed: int
     ):
         super().__init__()
         self._x = x
         self._y = y
         self._shown = shown
         self._batch_size = batch_size
-        self._labels = len(keras.tree.flatten(y)[0])
+        self._labels = count(y)
         self._random = np.random.default_rng(seed)
         self.on_epoch_end()
 
@@ -61,7 +62,7 @@ class Feed(keras.utils.PyDataset):
         # What has no label takes any, of weight zero.
         labelled = rows < self._labels
         some = np.where(labelled, rows, 0)
-        labels = keras.tree.map_structure(lambda values: values[some], self._y)
+        labels = take(self._y, some)
         if self._labels == count(self._x):
             return inputs, labels
         return inputs, labels, labelled.astype(np.float32)

@@ -10,7 +10,7 @@ from typing import Any, Literal, final
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from compresskit.errors import DataError, ModelError, Problem
+from compresskit.errors import DataError, ModelError, Problem, did_you_mean
 from compresskit.progress import muted
 from compresskit.samples import Samples, count, shapes
 from compresskit.tflite.audit import audit
@@ -52,8 +52,7 @@ class Runner:
             each["name"].removeprefix("serving_default_").rsplit(":", 1)[0]: each
             for each in self._interpreter.get_input_details()
         }
-        named = audit(content, where).answers
-        position = 0 if output is None else named[output]
+        position = 0 if output is None else _position(content, output, where)
         self._output = self._interpreter.get_output_details()[position]
 
     def _given(self, inputs: Samples) -> list[tuple[dict[str, Any], np.ndarray]]:
@@ -123,6 +122,20 @@ class Runner:
             self._interpreter.invoke()
             times.append(time.perf_counter() - start)
         return statistics.median(times) * 1000.0
+
+
+def _position(content: bytes, output: str, where: str) -> int:
+    named = audit(content, where).answers
+    if output in named:
+        return named[output]
+    raise DataError(
+        Problem(
+            where=where,
+            found=f"no output {output!r}",
+            expected=f"one of: {', '.join(named)}",
+            fix=did_you_mean(output, named) if named else "evaluate a file that names its outputs",
+        )
+    )
 
 
 def _litert(content: bytes, threads: int, where: str) -> Interpreter:
