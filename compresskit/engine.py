@@ -178,7 +178,8 @@ def _stage(run: Run, index: int) -> bool:
         history = learn(run.model, teacher, lesson, **settings)
     else:
         history = fit(run.model, run.dataset, **settings)
-    measured = run.measure(run.answers(), stage.name)
+    run.trained = run.answers()
+    measured = run.measure(run.trained, stage.name)
     layers = layer_reports(run.model, attached)
     parameters = run.model.count_params()
     verdict = _gate(run, stage, measured)
@@ -187,6 +188,7 @@ def _stage(run: Run, index: int) -> bool:
         attached.detach()
         run.model, run.dataset, run.loss, weights = before
         run.model.set_weights(weights)
+        run.trained = None
     else:
         run.promises += ledger.still_true(run.kept, run.model, stage.name)
         run.kept += ledger.kept_by(stage, attached, layers, run.model, grid)
@@ -234,7 +236,7 @@ def _detach(run: Run) -> None:
     """Makes the model plain, and checks that it still is the model that was trained."""
     if not run.attached:
         return
-    trained = run.answers()
+    trained = run.answers() if run.trained is None else run.trained
     for _, attached in run.attached:
         run.ranges += attached.detach().get("ranges", ())
     detached = artifacts.compare(run.answers(run.ranges), trained, run.labels)

@@ -59,6 +59,7 @@ class Run:
     promises: list[Promise] = field(default_factory=list)
     kept: list[Kept] = field(default_factory=list)
     ranges: tuple[Range, ...] = ()
+    trained: np.ndarray | None = None  # the answers after the last stage; None: ask again
 
     @property
     def labels(self) -> np.ndarray:

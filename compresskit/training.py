@@ -148,6 +148,10 @@ def fit(
         if feed is None
         else {"x": feed, "shuffle": False}
     )
+    # Keras makes the state of the optimizer and the metrics while it traces the step, and then has
+    # to trace it again: for a small network that is most of a short training.
+    few = (take(dataset.x_train, slice(2)), take(dataset.y_train, slice(2)))
+    model._symbolic_build(data_batch=few if feed is None else feed[0])
     with bars.task(where, epochs * steps) as update:
         history = model.fit(
             **batches,
