@@ -7,12 +7,18 @@ from compresskit.registry import Registry
 
 methods = Registry("method", "compresskit.methods", RecipeError)
 criteria = Registry("criterion", "compresskit.criteria", RecipeError)
+unit_criteria = Registry("criterion", "compresskit.unit_criteria", RecipeError)
 targets = Registry("target", "compresskit.targets", TargetError)
 models = Registry("model", "compresskit.models", ModelError)
 datasets = Registry("dataset", "compresskit.datasets", DataError)
 
 methods.register(
     "prune", "compresskit.methods.prune:Pruning", summary="set the least important weights to zero"
+)
+methods.register(
+    "shrink",
+    "compresskit.methods.shrink:Shrinking",
+    summary="remove filters, units, heads or width",
 )
 methods.register(
     "cluster",
@@ -33,6 +39,28 @@ methods.register(
 
 criteria.register(
     "magnitude", "compresskit.methods.criteria:magnitude", summary="the absolute value of a weight"
+)
+
+unit_criteria.register(
+    "l1", "compresskit.methods.importance:l1", summary="the mean of a unit's absolute weights"
+)
+unit_criteria.register(
+    "l2", "compresskit.methods.importance:l2", summary="the root mean square of a unit's weights"
+)
+unit_criteria.register(
+    "bn-scale",
+    "compresskit.methods.importance:bn_scale",
+    summary="the scale of its BatchNormalization",
+)
+unit_criteria.register(
+    "taylor",
+    "compresskit.methods.importance:taylor",
+    summary="what the loss would change by, to the first order",
+)
+unit_criteria.register(
+    "activation",
+    "compresskit.methods.importance:activation",
+    summary="the mean absolute value of what it gives",
 )
 
 targets.register(

@@ -12,7 +12,7 @@ from typing import Any, final
 
 import keras
 
-from compresskit import artifacts, catalog, classroom, ledger
+from compresskit import artifacts, catalog, classroom, ledger, shrinking
 from compresskit.errors import Problem, RecipeError
 from compresskit.files import reported_files, staged
 from compresskit.layers import layer_reports, sparsity
@@ -159,6 +159,7 @@ def _stage(run: Run, index: int) -> bool:
         take(run.dataset.x_train, slice(2)),
         grid,
         Length(epochs=stage.epochs, steps_per_epoch=-(-samples // size)),
+        shrinking.examples(run),
     )
     run.attached.append((stage, attached))
     settings: dict[str, Any] = {
@@ -178,6 +179,7 @@ def _stage(run: Run, index: int) -> bool:
         history = learn(run.model, teacher, lesson, **settings)
     else:
         history = fit(run.model, run.dataset, **settings)
+    smaller = None if attached.smaller is None else shrinking.enter(run, stage, attached.smaller())
     run.trained = run.answers()
     measured = run.measure(run.trained, stage.name)
     layers = layer_reports(run.model, attached)
@@ -204,6 +206,8 @@ def _stage(run: Run, index: int) -> bool:
             rolled_back=verdict == "rollback",
             parameters=parameters,
             teacher=describe(stage.learning.teacher) if stage.learning else None,
+            units=smaller.units if smaller else {},
+            multiply_adds=smaller.multiply_adds if smaller else None,
         )
     )
     return verdict != "stop"

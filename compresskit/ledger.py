@@ -16,7 +16,7 @@ from compresskit.methods.grids import scales_of
 from compresskit.methods.masks import breaks
 from compresskit.report.records import LayerReport, Promise
 from compresskit.resolution import Resolved
-from compresskit.stages import QAT, Cluster, Prune, Stage
+from compresskit.stages import QAT, Cluster, Prune, Shrink, Stage
 from compresskit.target import Grid
 from compresskit.tflite.audit import Audit
 from compresskit.tflite.match import find, looked_up
@@ -65,6 +65,8 @@ def kept_by(
     grid: Grid,
 ) -> list[Kept]:
     """What a stage that has just ended answers for."""
+    if isinstance(stage, Shrink):
+        return []  # of its weights nothing holds but their shape
     touched = set(attached.touched)
     # Layers of a subclassed model may share a path: the least of them counts.
     made: dict[str, float] = {}

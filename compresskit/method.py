@@ -23,6 +23,41 @@ class Length:
 
 @final
 @dataclass(frozen=True, kw_only=True)
+class Examples:
+    """What a technique may measure while its stage trains.
+
+    Attributes:
+        x, y: training samples and their labels.
+        loss: as `keras.Model.compile` takes it.
+        latency: the time that the file of a model takes for one sample, in milliseconds.
+    """
+
+    x: Any = None
+    y: Any = None
+    loss: Any = None
+    latency: Callable[[keras.Model], float] | None = None
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Smaller:
+    """A model with fewer units than the one that was trained.
+
+    Attributes:
+        model: to go on with.
+        exact: whether it answers as the trained one does, so far as floats go.
+        units: of each layer that lost some, how many it had and has.
+        multiply_adds: of one sample, before and after.
+    """
+
+    model: keras.Model
+    exact: bool
+    units: dict[str, tuple[int, int]]
+    multiply_adds: tuple[int, int]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
 class Attached:
     """A technique at work on a model.
 
@@ -33,12 +68,15 @@ class Attached:
         detach: makes the model plain again. What was trained is baked into its
             variables; what a plain model cannot hold is returned, under a name that
             export knows (`ranges`).
+        smaller: makes the model to go on with when the stage has trained; None to go on with
+            that one.
     """
 
     touched: tuple[str, ...]
     skipped: tuple[Skipped, ...]
     callbacks: tuple[keras.callbacks.Callback, ...]
     detach: Callable[[], dict[str, Any]] = field(repr=False)
+    smaller: Callable[[], Smaller] | None = field(default=None, repr=False)
 
 
 class Method(ABC):
@@ -53,7 +91,14 @@ class Method(ABC):
         """The weights that the stage would take, without touching the model."""
 
     @abstractmethod
-    def attach(self, model: keras.Model, sample: Any, grid: Grid, length: Length) -> Attached:
+    def attach(
+        self,
+        model: keras.Model,
+        sample: Any,
+        grid: Grid,
+        length: Length,
+        examples: Examples | None = None,
+    ) -> Attached:
         """Puts the technique to work.
 
         Args:
@@ -61,4 +106,5 @@ class Method(ABC):
             sample: a batch of inputs as the model takes them.
             grid: the integer grid of the kernels that the model is meant for.
             length: how long the stage will train.
+            examples: what may be measured; some techniques need it.
         """

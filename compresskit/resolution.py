@@ -9,7 +9,8 @@ from compresskit.errors import Problem, did_you_mean
 from compresskit.installed import missing
 from compresskit.recipe import Recipe
 from compresskit.recipe_source import Locate, render
-from compresskit.stages import QAT, Cluster, Compression, Distill, Stage
+from compresskit.stage_base import Compression
+from compresskit.stages import QAT, Cluster, Distill, Shrink, Stage
 from compresskit.target import Grid, Precision, Target
 
 
@@ -136,6 +137,9 @@ _UNDOES = {
     ("cluster", "cluster"): "it would move weights that already share values",
     ("cluster", "qat"): "the ranges and the rounding were learned with other weights",
     ("prune", "qat"): "the ranges and the rounding were learned with other weights",
+    ("shrink", "prune"): "its masks are for weights of the size that they have now",
+    ("shrink", "cluster"): "its clusters are of weights of the size that they have now",
+    ("shrink", "qat"): "its ranges and scales are of layers of the size that they have now",
 }
 _NEW_STUDENT = "a new student has nothing of it"
 
@@ -157,7 +161,9 @@ def _order(recipe: Recipe, locate: Locate) -> list[Problem]:
                     f"{reason}",
                     expected="a student first"
                     if reason == _NEW_STUDENT
-                    else "prune, then cluster, then qat, or stages with other `targets`",
+                    else "shrink, prune, cluster, qat in this order, or stages with other `targets`"
+                    if stage.type != "shrink"
+                    else "shrink first, then prune, cluster, qat",
                     fix=f"move {stage.name} before {earlier.name}"
                     if stage.type != earlier.type
                     else "give both `targets` that share nothing",
@@ -171,6 +177,8 @@ def _apart(one: Stage, other: Stage) -> bool:
     """Whether two stages name their targets, and no pattern twice."""
     if not isinstance(one, Compression) or not isinstance(other, Compression):
         return False
+    if isinstance(one, Shrink):
+        return False  # what reads a unit is made smaller, too
     return bool(one.targets and other.targets) and not set(one.targets) & set(other.targets)
 
 

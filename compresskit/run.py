@@ -23,7 +23,7 @@ from compresskit.ranges import Range
 from compresskit.recipe import Recipe
 from compresskit.report.records import ArtifactReport, Baseline, Promise, StageReport
 from compresskit.resolution import Resolved
-from compresskit.samples import take
+from compresskit.samples import Samples, take
 from compresskit.stages import Stage
 from compresskit.target import Precision
 from compresskit.tflite.audit import audit
@@ -127,3 +127,8 @@ def measure_baseline(run: Run) -> None:
         tflite_gzip_bytes=size.gzip_size,
         latency_ms=Runner(content).latency_ms(run.dataset.x_test),
     )
+
+
+def latency_ms(model: keras.Model, x: Samples) -> float:
+    """What the float32 file of a model takes for one sample, in milliseconds, on one thread."""
+    return Runner(convert(model, _FLOAT32, sample=take(x, slice(1)))).latency_ms(x)

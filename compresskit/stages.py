@@ -7,105 +7,24 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from compresskit import catalog
 from compresskit.duration import Duration
 from compresskit.granularity import GRANULARITIES, NM, Block, Unstructured, parse_granularity
 from compresskit.recipe_distill import Learning, Student
-from compresskit.recipe_fields import (
-    Count,
-    Drop,
-    LearningRateSchedule,
-    Positive,
-    Record,
-    Slug,
-    Text,
-    Texts,
-    known,
-    wrong,
-)
+from compresskit.recipe_fields import Positive, Record, Text, known, wrong
+from compresskit.stage_base import Compression, StageBase, check_end, check_frequency, moment
 
 
 def _shorthand(value: Any) -> Any:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return {"final": value, "schedule": "constant"}
     return value
-
-
-def _time(text: str, description: str) -> Any:
-    # Pydantic writes the default of a dataclass into the schema as a mapping of its fields.
-    extra: dict[str, Any] = {"default": text}
-    return Field(default=Duration(text), description=description, json_schema_extra=extra)
-
-
-class Gate(Record):
-    """How much quality a stage may cost."""
-
-    max_drop: Drop = Field(
-        description="Largest loss of the metric against the baseline.", examples=[0.01]
-    )
-    on_fail: Literal["stop", "rollback"] = Field(
-        default="stop", description="End the run, or go on with the model from before the stage."
-    )
-
-
-class StageBase(Record):
-    """What every stage has. A stage is a record of one `type`, the settings of one method."""
-
-    model_config = ConfigDict(
-        json_schema_extra=lambda schema: schema.setdefault("required", []).insert(0, "type")
-    )
-
-    type: str
-    name: Slug = Field(
-        default_factory=lambda data: data["type"],
-        description="Unique in the recipe. Default: the type, numbered from the second on.",
-        examples=["sparsify"],
-    )
-    epochs: Count = Field(default=1, description="Passes over the training data.")
-    optimizer: Text | None = Field(
-        default=None, description="Instead of the defaults'.", examples=["adam"]
-    )
-    learning_rate: Positive | None = Field(
-        default=None, description="Instead of the defaults'.", examples=[1e-4]
-    )
-    learning_rate_schedule: LearningRateSchedule | None = Field(
-        default=None, description="Instead of the defaults'.", examples=["cosine"]
-    )
-    batch_size: Count | None = Field(
-        default=None, description="Instead of the defaults'.", examples=[128]
-    )
-    gate: Gate | None = Field(
-        default=None, description="How much quality it may cost.", examples=[{"max_drop": 0.01}]
-    )
-
-
-class Compression(StageBase):
-    """A stage that acts on chosen weights while the model trains."""
-
-    targets: Texts = Field(
-        default=(),
-        description="Patterns of what to compress; empty: all that can be.",
-        examples=[["type:Dense", "re:conv.*"]],
-    )
-    ignore: Texts = Field(
-        default=(), description="Patterns of what to leave alone.", examples=[["logits"]]
-    )
-    distill: Learning | None = Field(
-        default=None,
-        description="Learn from a teacher as well as from the labels.",
-        examples=[{"teacher": "baseline", "temperature": 4}],
-    )
-
-    @property
-    def learning(self) -> Learning | None:
-        """Who teaches in this stage, if anyone does."""
-        return self.distill
 
 
 class Sparsity(Record):
@@ -158,9 +77,9 @@ class Prune(Compression):
     scope: Literal["global", "layer"] = Field(
         default="layer", description="Rank weights within their layer, or all together."
     )
-    begin: Duration = _time("0ep", "First update of the masks.")
-    end: Duration = _time("75%", "End of the updates, exclusive.")
-    frequency: Duration = _time("100st", "Time between updates.")
+    begin: Duration = moment("0ep", "First update of the masks.")
+    end: Duration = moment("75%", "End of the updates, exclusive.")
+    frequency: Duration = moment("100st", "Time between updates.")
 
     @property
     def mask_shape(self) -> Unstructured | NM | Block:
@@ -206,21 +125,74 @@ class Prune(Compression):
             raise wrong(f"layer: {text} ranks within M weights", fix, others=[("granularity",)])
         return scope
 
-    @field_validator("end")
-    @classmethod
-    def _check_end(cls, end: Duration, info: ValidationInfo) -> Duration:
-        begin = info.data.get("begin", Duration("0ep"))
-        if not end.amount or (begin.unit == end.unit and begin.amount >= end.amount):
-            found, fix = f"begin {begin}, end {end}", "begin earlier or end later"
-            raise wrong("an end after the begin", fix, found=found, others=[("begin",)])
-        return end
+    _end = field_validator("end")(check_end)
+    _frequency = field_validator("frequency")(check_frequency)
 
-    @field_validator("frequency")
-    @classmethod
-    def _check_frequency(cls, frequency: Duration) -> Duration:
-        if not frequency.amount:
-            raise wrong("a time greater than zero", "for example `frequency: 100st`")
-        return frequency
+
+Part = Annotated[float, Field(gt=0, lt=1)]
+
+
+def _of_units(value: Any) -> Any:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return {"units": value}
+    return value
+
+
+class Amount(Record):
+    """How much is removed: a share of one of these."""
+
+    units: Part | None = Field(default=None, description="Of the units that may be removed.")
+    parameters: Part | None = Field(default=None, description="Of the model's parameters.")
+    flops: Part | None = Field(default=None, description="Of its multiply-adds.", examples=[0.75])
+    latency: Part | None = Field(
+        default=None, description="Of the time of its float32 file in LiteRT on this machine."
+    )
+
+    @model_validator(mode="after")
+    def _check_one(self) -> Amount:
+        if len([value for _, value in self if value is not None]) != 1:
+            raise wrong(
+                "one of units, parameters, flops, latency",
+                "for example `amount: {flops: 0.75}`, or `amount: 0.5` of the units",
+            )
+        return self
+
+    @property
+    def of(self) -> str:
+        """What it is a share of."""
+        return next(name for name, value in self if value is not None)
+
+    @property
+    def share(self) -> float:
+        """How much of that is removed."""
+        return float(getattr(self, self.of))
+
+
+class Shrink(Compression):
+    """Removes filters, units, heads or width: the model that comes out is smaller."""
+
+    type: Literal["shrink"] = "shrink"
+    method: Annotated[Text, AfterValidator(known(catalog.unit_criteria))] = Field(
+        default="l2", description="The criterion: what makes a unit important."
+    )
+    amount: Annotated[Amount, BeforeValidator(_of_units, json_schema_input_type=Part | Amount)] = (
+        Field(
+            description="How much is removed. A number alone is a share of the units.",
+            examples=[0.5],
+        )
+    )
+    scope: Literal["global", "layer"] = Field(
+        default="layer", description="Take as large a share of each layer, or rank all together."
+    )
+    schedule: Literal["constant", "polynomial"] = Field(
+        default="polynomial", description="All at once, or ever slower towards the end."
+    )
+    begin: Duration = moment("0ep", "When the first units are held at zero.")
+    end: Duration = moment("50%", "When the last ones are; what follows is recovery.")
+    frequency: Duration = moment("100st", "Time between updates.")
+
+    _end = field_validator("end")(check_end)
+    _frequency = field_validator("frequency")(check_frequency)
 
 
 class Cluster(Compression):
@@ -283,5 +255,6 @@ class Distill(Learning, StageBase):
 
 
 Stage = Annotated[
-    Prune | Cluster | QAT | Distill, Field(discriminator="type", examples=[{"type": "qat"}])
+    Prune | Shrink | Cluster | QAT | Distill,
+    Field(discriminator="type", examples=[{"type": "qat"}]),
 ]

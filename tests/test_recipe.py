@@ -151,7 +151,13 @@ def test_json_schema():
     assert schema["additionalProperties"] is False
     assert schema["properties"]["version"]["const"] == 1
     stages = schema["properties"]["stages"]["items"]
-    assert set(stages["discriminator"]["mapping"]) == {"prune", "cluster", "qat", "distill"}
+    assert set(stages["discriminator"]["mapping"]) == {
+        "shrink",
+        "prune",
+        "cluster",
+        "qat",
+        "distill",
+    }
     assert "type" in records["Prune"]["required"]
     assert records["Prune"]["properties"]["begin"]["type"] == "string"
     assert records["Prune"]["properties"]["begin"]["default"] == "0ep"

@@ -99,7 +99,7 @@ class TestOrder:
         assert one.where == "stages[1].type"
         assert one.found.startswith(f"{second} ({second}-1) after {first} ({first}-0): ")
         assert reason in one.found
-        assert "prune, then cluster, then qat" in one.expected
+        assert "shrink, prune, cluster, qat" in one.expected
         assert f"{second}-1 before {first}-0" in one.fix or "targets" in one.fix
 
     @pytest.mark.parametrize("earlier", ["prune", "cluster", "qat"])

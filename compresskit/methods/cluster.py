@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from compresskit.holds import Hold, enforce, hold, release
-from compresskit.method import Attached, Length, Method
+from compresskit.method import Attached, Examples, Length, Method
 from compresskit.methods.codebooks import assign, codebook
 from compresskit.methods.grids import Scales, scales_of
 from compresskit.parametrize import hook, settle
@@ -47,7 +47,14 @@ class Clustering(Method):
             return "only an LSTM has gates"
         return None
 
-    def attach(self, model: keras.Model, sample: Any, grid: Grid, length: Length) -> Attached:
+    def attach(
+        self,
+        model: keras.Model,
+        sample: Any,
+        grid: Grid,
+        length: Length,
+        examples: Examples | None = None,
+    ) -> Attached:
         selection = self.select(model, self.stage.name)
         held = [(weight, self._shared(weight, grid)) for weight in selection.taken]
         for weight, shared in held:

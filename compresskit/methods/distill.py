@@ -6,7 +6,7 @@ from typing import Any, final
 
 import keras
 
-from compresskit.method import Attached, Length, Method
+from compresskit.method import Attached, Examples, Length, Method
 from compresskit.selection import Selection
 from compresskit.stages import Distill
 from compresskit.target import Grid
@@ -22,5 +22,12 @@ class Distillation(Method):
     def select(self, model: keras.Model, where: str) -> Selection:
         return Selection(taken=(), skipped=(), problems=())
 
-    def attach(self, model: keras.Model, sample: Any, grid: Grid, length: Length) -> Attached:
+    def attach(
+        self,
+        model: keras.Model,
+        sample: Any,
+        grid: Grid,
+        length: Length,
+        examples: Examples | None = None,
+    ) -> Attached:
         return Attached(touched=(), skipped=(), callbacks=(), detach=dict)

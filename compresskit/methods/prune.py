@@ -9,7 +9,7 @@ import keras
 from compresskit import catalog
 from compresskit.granularity import NM
 from compresskit.holds import MaskHold, enforce, hold, release
-from compresskit.method import Attached, Length, Method
+from compresskit.method import Attached, Examples, Length, Method
 from compresskit.methods.masks import masks
 from compresskit.methods.schedules import Schedule
 from compresskit.selection import Selection, select
@@ -59,7 +59,14 @@ class Pruning(Method):
             frequency=max(1, stage.frequency.steps(*total)),
         )
 
-    def attach(self, model: keras.Model, sample: Any, grid: Grid, length: Length) -> Attached:
+    def attach(
+        self,
+        model: keras.Model,
+        sample: Any,
+        grid: Grid,
+        length: Length,
+        examples: Examples | None = None,
+    ) -> Attached:
         selection = self.select(model, self.stage.name)
         held = [(weight, MaskHold(weight.variable)) for weight in selection.taken]
         for weight, invariant in held:

@@ -14,7 +14,7 @@ from keras import layers
 from compresskit.attention import attentions, hide_below, written_out
 from compresskit.graph import Graph, operations, trace
 from compresskit.inner import POSITIVE
-from compresskit.method import Attached, Length, Method
+from compresskit.method import Attached, Examples, Length, Method
 from compresskit.methods.fake_quant import INT8_MAX, ActivationRange, weight_transform
 from compresskit.methods.grids import scales_of
 from compresskit.methods.placement import Placement, activation_of, is_table, placements
@@ -36,7 +36,14 @@ class Quantization(Method):
     def select(self, model: keras.Model, where: str) -> Selection:
         return select(model, self.stage.targets, self.stage.ignore, where=where, unfit=_unfit)
 
-    def attach(self, model: keras.Model, sample: Any, grid: Grid, length: Length) -> Attached:
+    def attach(
+        self,
+        model: keras.Model,
+        sample: Any,
+        grid: Grid,
+        length: Length,
+        examples: Examples | None = None,
+    ) -> Attached:
         selection = self.select(model, self.stage.name)
         # Written out, attention calls its softmax; in one piece Keras may not.
         with ExitStack() as stack:

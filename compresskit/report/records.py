@@ -6,7 +6,7 @@ All figures of an artifact are read from its bytes or measured by running it.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 REPORT_VERSION = 1
@@ -59,6 +59,8 @@ class StageReport:
         rolled_back: whether its gate undid it.
         parameters: of the model that was trained, a student of its own size maybe.
         teacher: who taught, or None.
+        units: of each layer that lost some, how many it had and has.
+        multiply_adds: of one sample, before and after; None of a stage that removes nothing.
     """
 
     name: str
@@ -71,6 +73,8 @@ class StageReport:
     rolled_back: bool = False
     parameters: int = 0
     teacher: str | None = None
+    units: dict[str, tuple[int, int]] = field(default_factory=dict)
+    multiply_adds: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
