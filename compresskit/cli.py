@@ -15,6 +15,7 @@ import click
 
 from compresskit import catalog
 from compresskit.commands import files
+from compresskit.commands.sensitivity import sensitivity
 from compresskit.commands.shared import (
     JSON,
     UNSAFE,
@@ -173,7 +174,7 @@ def export(
         tables.file(made)
 
 
-for _command in (files.inspect, files.evaluate, files.pack, files.unpack):
+for _command in (files.inspect, files.evaluate, files.pack, files.unpack, sensitivity):
     main.add_command(_command)
 
 
@@ -187,7 +188,7 @@ def list_names(kind: str, as_json: bool) -> None:
 
     registries = [getattr(catalog, kind)]
     if kind == "methods":
-        registries.append(catalog.criteria)
+        registries += [catalog.criteria, catalog.unit_criteria]
     rows = [
         {"kind": registry.kind, "name": entry.name, "summary": entry.summary}
         for registry in registries

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -13,6 +13,9 @@ from rich.table import Table
 from compresskit.inspection import FileReport
 from compresskit.planning import Plan
 from compresskit.report.records import Report
+
+if TYPE_CHECKING:  # it loads TensorFlow
+    from compresskit.sensitivity import Sensitivity
 
 _WIDTH_IN_A_PIPE = 140
 
@@ -81,6 +84,24 @@ def file(report: FileReport) -> None:
         _print(console, "what the target says", ("index", "op", ""), found)
     if report.claim:
         console.print(escape(report.claim))
+
+
+def sensitivity(made: Sensitivity, chosen: Mapping[str, float]) -> None:
+    """What each layer costs, and how much of it to take."""
+    title = (
+        f"{made.metric} {made.whole:.4f} of {made.samples:,} training samples; the change when so "
+        f"much of one layer goes ({made.method}), without training"
+    )
+    rows = [
+        (
+            layer.path,
+            *(f"{value - made.whole:+.4f}" for value in layer.values),
+            f"{chosen[layer.path]:.0%}" if layer.path in chosen else "leave it",
+        )
+        for layer in made.layers
+    ]
+    shares = [f"{amount:.0%}" for amount in made.amounts]
+    _print(_console(), title, ("layer", *shares, "take"), rows)
 
 
 def plan(made: Plan) -> None:

@@ -63,17 +63,28 @@ def echo_json(data: Any) -> None:
     click.echo(json.dumps(data, indent=2))
 
 
+def data_spec(text: str) -> Any:
+    """What a recipe writes for the data set that a word on the command line stands for."""
+    if text not in catalog.datasets:
+        if text.endswith(".npz"):
+            return {"npz": str(Path(text).resolve())}
+        if Path(text).is_dir():
+            return {"directory": str(Path(text).resolve())}
+        if ":" in text:
+            return {"builder": text}
+    return text
+
+
 def load_data(text: str) -> Any:
     """The data set that a word on the command line stands for."""
     from compresskit import data
     from compresskit.recipe_fields import Builder, DirectoryData, NpzData
 
-    if text in catalog.datasets:
+    spec = data_spec(text)
+    if not isinstance(spec, dict):
         return data.load(text, where="--data")
-    if text.endswith(".npz"):
+    if "npz" in spec:
         return data.load(NpzData(npz=text), where="--data")
-    if Path(text).is_dir():
+    if "directory" in spec:
         return data.load(DirectoryData(directory=text), where="--data")
-    if ":" in text:
-        return data.load(Builder(builder=text), where="--data")
-    return data.load(text, where="--data")
+    return data.load(Builder(builder=text), where="--data")

@@ -15,6 +15,7 @@ TARGET = Target(
     },
     default="int8",
     worth={
+        "shrink": "smaller and faster, by as much as is removed",
         "distill": "as much smaller and faster as the student is",
         "prune": "a smaller download; the same file size, memory and speed",
         "prune:n:m": "a smaller download; LiteRT has no kernel for N:M on CPUs",

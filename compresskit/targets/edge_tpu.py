@@ -187,6 +187,7 @@ TARGET = Target(
     check=check,
     claim="passes the static rules of the Edge TPU (not compiled)",
     worth={
+        "shrink": "smaller and faster, by as much as is removed",
         "distill": "as much smaller and faster as the student is",
         "prune": "a smaller download; the same memory and speed",
         "prune:n:m": "a smaller download; the same memory and speed",

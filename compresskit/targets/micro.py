@@ -19,6 +19,7 @@ TARGET = Target(
     runtime="tflite-micro",
     requires=TFLITE_MICRO,
     worth={
+        "shrink": "smaller and faster, by as much as is removed",
         "distill": "as much smaller and faster as the student is",
         "prune": "a smaller download; the same flash, memory and speed",
         "prune:n:m": "a smaller download; TensorFlow Lite Micro has no kernel for N:M",

@@ -1,0 +1,301 @@
+"""What each layer costs: one at a time is compressed, and the model is measured.
+
+After Li et al., "Pruning Filters for Efficient ConvNets", 2016 (https://arxiv.org/abs/1608.08710):
+layers differ widely in how much of them can go before the model notices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import keras
+import numpy as np
+
+from compresskit import catalog
+from compresskit.data import Dataset
+from compresskit.errors import DataError, Problem, did_you_mean
+from compresskit.granularity import Unstructured
+from compresskit.labels import label_of
+from compresskit.methods.importance import Evidence
+from compresskit.methods.masks import masks
+from compresskit.methods.prune import Pruning
+from compresskit.methods.shrink import Shrinking
+from compresskit.metrics import METRICS
+from compresskit.outputs import find_output
+from compresskit.progress import Bars
+from compresskit.recipe import Recipe
+from compresskit.recipe_source import render
+from compresskit.samples import count, take
+from compresskit.stages import Amount, Prune, Shrink, Sparsity
+from compresskit.structure.choice import candidates, order, without
+from compresskit.structure.follow import Structure, follow
+from compresskit.training import loss_for
+
+AMOUNTS = (0.25, 0.5, 0.75, 0.9)
+_BATCH = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerSensitivity:
+    """What one layer costs.
+
+    Attributes:
+        path: of the weight; of the layer whose units go, with all that is joined to them.
+        values: the metric at each amount.
+        saved: what goes at each amount: zeros, or multiply-adds of one sample.
+    """
+
+    path: str
+    values: tuple[float, ...]
+    saved: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sensitivity:
+    """What each layer of a model costs, without any training afterwards.
+
+    Attributes:
+        method: `prune` or `shrink`.
+        amounts: shares of each layer that went.
+        metric: by its name; on training samples, so that the test set stays unseen.
+        samples: how many of them.
+        whole: the metric of the model as it is.
+        layers: in the model's order.
+    """
+
+    method: str
+    amounts: tuple[float, ...]
+    metric: str
+    samples: int
+    whole: float
+    layers: tuple[LayerSensitivity, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for `--json`."""
+        return asdict(self)
+
+
+def sensitivity(
+    model: keras.Model,
+    dataset: Dataset,
+    *,
+    method: Literal["prune", "shrink"] = "prune",
+    criterion: str | None = None,
+    amounts: Sequence[float] = AMOUNTS,
+    metric: str = "accuracy",
+    samples: int = 1000,
+    bars: Bars | None = None,
+) -> Sensitivity:
+    """Measures what each layer costs, one at a time; the model is left as it was.
+
+    Args:
+        model: trained; for `shrink` a functional or sequential one.
+        criterion: what goes first; default `magnitude`, or `l2` of units.
+        amounts: shares of each layer, rising.
+        samples: how many training samples are measured.
+
+    Raises:
+        DataError: unknown metric, or samples that the model does not take.
+        ModelError: the units of the model cannot be followed.
+        RecipeError: an unknown criterion.
+    """
+    if metric not in METRICS:
+        raise DataError(
+            Problem(
+                where="metric",
+                found=f"unknown metric {metric!r}",
+                expected=f"one of: {', '.join(METRICS)}",
+                fix=did_you_mean(metric, METRICS),
+            )
+        )
+    bars = bars or Bars()
+    some = np.random.default_rng(0).permutation(count(dataset.x_train))[:samples]
+    some.sort()
+    x, y = take(dataset.x_train, some), take(dataset.y_train, some)
+    few = [
+        np.asarray(each) for each in keras.tree.flatten(model(take(x, slice(2)), training=False))
+    ]
+    found = find_output(model, few, dataset.y_test, None, render)
+    labels = label_of(y, found.name)
+
+    def measure() -> float:
+        outputs = keras.tree.flatten(model.predict(x, batch_size=_BATCH, verbose=0))
+        return METRICS[metric](np.asarray(outputs[found.index]), labels)
+
+    whole = measure()
+    if method == "prune":
+        parts = list(_zeros(model, criterion or "magnitude", amounts))
+    else:
+        loss = loss_for("auto", model, dataset)
+        parts = list(_units(follow(model), criterion or "l2", amounts, x, y, loss))
+    layers = []
+    with bars.task("measuring layers", len(parts) * len(amounts)) as update:
+        for number, (path, choices) in enumerate(parts):
+            values = []
+            for index, (changes, _) in enumerate(choices):
+                with _changed(changes):
+                    values.append(measure())
+                update(done=number * len(amounts) + index + 1)
+            saved = tuple(saving for _, saving in choices)
+            layers.append(LayerSensitivity(path=path, values=tuple(values), saved=saved))
+    return Sensitivity(
+        method=method,
+        amounts=tuple(amounts),
+        metric=metric,
+        samples=len(some),
+        whole=whole,
+        layers=tuple(layers),
+    )
+
+
+# New values of variables, and what they save.
+_Choice = tuple[list[tuple[Any, np.ndarray]], int]
+
+
+def _zeros(
+    model: keras.Model, criterion: str, amounts: Sequence[float]
+) -> Iterator[tuple[str, list[_Choice]]]:
+    """The smallest weights of each weight become zero."""
+    score = catalog.criteria.get(criterion)
+    for weight in Pruning(Prune(sparsity=Sparsity(final=0.5))).select(model, "model").taken:
+        values = weight.variable.numpy()
+        scores = weight.matrix(score(values))
+        choices: list[_Choice] = []
+        for amount in amounts:
+            (mask,) = masks([scores], Unstructured(), amount, [weight.input_channels])
+            masked = values * weight.from_matrix(mask).astype(values.dtype)
+            choices.append(([(weight.variable, masked)], int((masked == 0).sum())))
+        yield weight.path, choices
+
+
+def _units(
+    structure: Structure,
+    criterion: str,
+    amounts: Sequence[float],
+    x: Any,
+    y: Any,
+    loss: Any,
+) -> Iterator[tuple[str, list[_Choice]]]:
+    """The least important units of each layer, and all that is joined to them, become zero."""
+    given = Evidence(structure=structure, x=x, y=y, loss=loss)
+    scores = catalog.unit_criteria.get(criterion)(given)
+    selection = Shrinking(Shrink(amount=Amount(units=0.5))).select(structure.model, "model")
+    taken = {id(weight.variable) for weight in selection.taken}
+    seen: set[int] = set()
+    for source in structure.sources.values():
+        free = candidates(structure, source.makers & taken, (), ())
+        own = set(np.flatnonzero(free).tolist())
+        if not own or own <= seen:
+            continue
+        seen |= own
+        ordered, shares = order(structure, free, scores, everywhere=True)
+        whole = structure.multiply_adds(structure.all_kept())
+        choices: list[_Choice] = []
+        for amount in amounts:
+            kept = without(structure, ordered[shares <= amount + 1e-9])
+            choices.append((_masked(structure, kept), whole - structure.multiply_adds(kept)))
+        yield source.layer.path, choices
+
+
+def _masked(structure: Structure, kept: np.ndarray) -> list[tuple[Any, np.ndarray]]:
+    axes = structure.units.axes
+    changes = []
+    for variable in structure.units.variables:
+        values = variable.numpy()
+        for axis, labels in axes[id(variable)].items():
+            along = [1] * values.ndim
+            along[axis] = -1
+            left = structure.left(kept, labels)
+            if not left.all():
+                values = values * left.reshape(along).astype(values.dtype)
+        changes.append((variable, values))
+    return changes
+
+
+@contextmanager
+def _changed(changes: list[tuple[Any, np.ndarray]]) -> Iterator[None]:
+    before = [(variable, variable.numpy()) for variable, _ in changes]
+    try:
+        for variable, values in changes:
+            variable.assign(values)
+        yield
+    finally:
+        for variable, values in before:
+            variable.assign(values)
+
+
+def spend(made: Sensitivity, drop: float) -> dict[str, float]:
+    """How much of each layer to take so that the losses add up to at most `drop`.
+
+    The most is saved for the least: again and again the layer goes one amount further that saves
+    most for what it costs. The sum is of the losses of single layers, and of no training: a guide.
+
+    Args:
+        drop: of the metric, in its unit.
+
+    Returns:
+        amounts by path; layers that are left alone are missing.
+    """
+    sign = -1.0 if made.metric.endswith("error") else 1.0
+    level = {layer.path: -1 for layer in made.layers}
+    spent = 0.0
+
+    def cost(layer: LayerSensitivity, index: int) -> float:
+        if index < 0:
+            return 0.0
+        return max(0.0, sign * (made.whole - layer.values[index]))
+
+    while True:
+        steps = []
+        for layer in made.layers:
+            now = level[layer.path]
+            for further in range(now + 1, len(made.amounts)):
+                more = cost(layer, further) - cost(layer, now)
+                saved = layer.saved[further] - (layer.saved[now] if now >= 0 else 0)
+                if saved > 0 and spent + more <= drop + 1e-12:
+                    steps.append((saved / max(more, 1e-9), layer.path, further, more))
+        if not steps:
+            break
+        _, path, further, more = max(steps)
+        level[path] = further
+        spent += more
+    return {path: made.amounts[index] for path, index in level.items() if index >= 0}
+
+
+def recipe(
+    made: Sensitivity, chosen: dict[str, float], *, name: str, model: str, data: Any
+) -> Recipe:
+    """A recipe that takes so much of each layer: one stage for each amount.
+
+    Args:
+        chosen: of `spend`.
+        name, model, data: of the recipe.
+    """
+    stages = []
+    for amount in sorted(set(chosen.values())):
+        paths = [path for path, each in chosen.items() if each == amount]
+        share = f"{round(100 * amount)}"
+        if made.method == "prune":
+            grown = {"initial": 0.0, "final": amount, "schedule": "polynomial"}
+            stage: dict[str, Any] = {"type": "prune", "sparsity": grown, "targets": paths}
+        else:
+            stage = {"type": "shrink", "amount": amount, "targets": paths}
+        stages.append({"name": f"{made.method}-{share}", **stage, "epochs": 2})
+    return Recipe.from_dict(
+        {
+            "version": 1,
+            "name": name,
+            "model": model,
+            "data": data,
+            "evaluate": {
+                "metric": made.metric,
+                "mode": "min" if made.metric.endswith("error") else "max",
+            },
+            "defaults": {"learning_rate": 5.0e-4},
+            "stages": stages,
+            "export": [{"target": "edge-cpu", "precision": "dynamic"}],
+        }
+    )
