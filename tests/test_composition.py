@@ -9,8 +9,8 @@ import compresskit as ck
 from tests.runs import PRUNE, QUANTIZE, digits, recipe, untrained
 from tests.training import FOLDED
 
-# Of each kind one: `concat` and `depthwise` have convolutions of 1x1.
-KINDS = ("concat", "depthwise", "subclassed", "lstm", "tiny_bert")
+# Of each kind one; `concat` has a convolution of 1x1.
+KINDS = ("concat", "subclassed", "lstm", "tiny_bert")
 CLUSTERS = 12
 SHARE = {"name": "share", "type": "cluster", "clusters": CLUSTERS, "epochs": 1}
 INT8 = {"target": "edge-cpu", "parity": {"min_agreement": 0.9}}

@@ -53,6 +53,8 @@ model.compile("adam", "sparse_categorical_crossentropy")
 model.fit({name: array[:256] for name, array in inputs.items()}, labels[:256], epochs=12,
           verbose=0)
 model.save("hub.keras")
+from compresskit.cli import main
+main(["init", "hub.keras", "--out", "recipe.yaml"], standalone_mode=False)
 """
 
 
@@ -60,13 +62,13 @@ model.save("hub.keras")
 @pytest.mark.slow
 def test_init_and_apply_take_it_unchanged(tmp_path):
     python(MAKE, cwd=tmp_path)
-    status, _, err = finished(start("init", "hub.keras", "--out", "recipe.yaml", cwd=tmp_path))
-    assert status == 0, err
     text = (tmp_path / "recipe.yaml").read_text(encoding="utf-8")
     assert "x_train.NAME and x_test.NAME of each" in text
     status, _, err = finished(
         start(
-            "apply", "recipe.yaml", "--set", "defaults.batch_size=32", "--out", "out", cwd=tmp_path
+            *("apply", "recipe.yaml", "--set", "defaults.batch_size=32", "--out", "out"),
+            *("--set", "stages.sparsify.epochs=1", "--set", "stages.sparsify.frequency=2st"),
+            cwd=tmp_path,
         )
     )
     assert status in (0, 1), err

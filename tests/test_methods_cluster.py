@@ -39,7 +39,7 @@ def distinct(values):
 
 
 class TestEveryModel:
-    @pytest.mark.parametrize("name", ["cnn_bn", "lstm", "tiny_bert", "subclassed"])
+    @pytest.mark.parametrize("name", ["cnn_bn", "lstm", "subclassed"])
     def test_alone(self, name):
         x = inputs_of(name)
         model = compiled(ALL[name]())

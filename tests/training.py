@@ -47,6 +47,8 @@ def fit(model: keras.Model, x: np.ndarray, *attached: Attached, epochs: int = 2)
     """Trains a compiled model with the callbacks of what is attached to it."""
     callbacks = [callback for each in attached for callback in each.callbacks]
     model.make_train_function(force=True)
+    # As the package trains: what makes its state while it is traced is traced twice.
+    model._symbolic_build(data_batch=(x[:2], labels(2)))
     model.fit(x, labels(len(x)), epochs=epochs, batch_size=BATCH, verbose=0, callbacks=callbacks)
 
 

@@ -131,7 +131,7 @@ def train(model, network, dataset, length, seed, callbacks=(), teacher=None):
     if teacher is None:
         return fit(model, dataset, **settings)
     lesson = Lesson(
-        learning=Learning(temperature=4.0, alpha=0.9),
+        learning=Learning(temperature=1.0, alpha=0.5),
         teacher=teacher,
         student=None,
         inherits=False,
