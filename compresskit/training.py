@@ -141,7 +141,7 @@ def fit(
         falling = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * steps)
         made = type(made)(learning_rate=falling)
     # Weighted: of samples without a label no accuracy is known.
-    figures = ["accuracy"] if are_classes(dataset.y_train) else []
+    figures = ["accuracy"] if are_classes(dataset.y_train) else None
     model.compile(optimizer=made, loss=loss, weighted_metrics=figures)
     batches = (
         {"x": dataset.x_train, "y": dataset.y_train, "batch_size": batch_size}
