@@ -179,7 +179,8 @@ def _stage(run: Run, index: int) -> bool:
         history = learn(run.model, teacher, lesson, **settings)
     else:
         history = fit(run.model, run.dataset, **settings)
-    smaller = None if attached.smaller is None else shrinking.enter(run, stage, attached.smaller())
+    smaller = None if attached.smaller is None else attached.smaller()
+    shrunk = [] if smaller is None else shrinking.enter(run, stage, smaller)
     run.trained = run.answers()
     measured = run.measure(run.trained, stage.name)
     layers = layer_reports(run.model, attached)
@@ -192,7 +193,7 @@ def _stage(run: Run, index: int) -> bool:
         run.model.set_weights(weights)
         run.trained = None
     else:
-        run.promises += ledger.still_true(run.kept, run.model, stage.name)
+        run.promises += shrunk + ledger.still_true(run.kept, run.model, stage.name)
         run.kept += ledger.kept_by(stage, attached, layers, run.model, grid)
     run.stages.append(
         StageReport(

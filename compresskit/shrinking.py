@@ -22,15 +22,16 @@ def examples(run: Run) -> Examples:
     )
 
 
-def enter(run: Run, stage: Stage, smaller: Smaller) -> Smaller:
-    """Goes on with the smaller model, and checks what was promised of it."""
+def enter(run: Run, stage: Stage, smaller: Smaller) -> list[Promise]:
+    """Goes on with the smaller model, and checks it against what was trained and asked for."""
     assert isinstance(stage, Shrink)
+    promises = []
     size = run.model.count_params()
     trained = run.answers() if smaller.exact else None
     run.model = smaller.model
     if trained is not None:
         difference = artifacts.compare(run.answers(), trained, run.labels).mean_abs_error
-        run.promises.append(
+        promises.append(
             Promise(
                 what="mean difference of the outputs of the smaller model from the trained one",
                 stage=stage.name,
@@ -43,7 +44,7 @@ def enter(run: Run, stage: Stage, smaller: Smaller) -> Smaller:
     gone = {"flops": 1 - after / before, "parameters": 1 - run.model.count_params() / size}
     if stage.amount.of in gone:
         removed = gone[stage.amount.of]
-        run.promises.append(
+        promises.append(
             Promise(
                 what=f"share of the {stage.amount.of} that is removed",
                 stage=stage.name,
@@ -52,4 +53,4 @@ def enter(run: Run, stage: Stage, smaller: Smaller) -> Smaller:
                 kept=removed >= stage.amount.share,
             )
         )
-    return smaller
+    return promises

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import keras
+import numpy as np
 import pytest
 
 import compresskit as ck
+from compresskit.weights import weights_of
 from tests.runs import PRUNE, QUANTIZE, digits, recipe, untrained
 from tests.training import FOLDED
 
@@ -24,7 +26,8 @@ def composed(name, *stages):
         untrained(name), recipe(stages=named, export=[INT8]), data=digits(name), out=None
     )
     (file,) = result.report.artifacts
-    touched = [layer.path for layer in result.report.stages[0].layers if layer.skipped is None]
+    (sharing,) = [stage for stage in result.report.stages if stage.name == "share"]
+    touched = {layer.path: layer.shape for layer in sharing.layers if layer.skipped is None}
     broken = [promise.what for promise in result.report.broken]
     # Of a network this small and this little trained, accuracy is no promise.
     assert broken == []
@@ -55,3 +58,19 @@ def test_clustered_then_quantized(name):
     file, touched, promised = composed(name, SHARE, QUANTIZE)
     assert promised >= {f"distinct values of {path} in {file.path}" for path in touched}
     assert file.sparsity < 0.4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["stacked_lstm"])
+def test_shrunk_then_all_of_them_with_a_teacher(name):
+    shrink = {"name": "narrow", "type": "shrink", "amount": 0.25, "epochs": 1, "frequency": "2st"}
+    taught = {**QUANTIZE, "name": "taught", "distill": {"teacher": "baseline"}}
+    file, touched, promised = composed(name, shrink, PRUNE, SHARE, taught)
+    assert "mean difference of the outputs of the smaller model from the trained one" in promised
+    assert promised >= {f"distinct values of {path} in {file.path}" for path in touched}
+    assert file.float_ops == 0
+    shared = [each for each in file.tensors if each.distinct <= CLUSTERS and each.sparsity >= 0.49]
+    assert len(shared) >= len(touched)
+    full = {weight.path: weight.shape for weight in weights_of(untrained(name))}
+    smaller = [path for path, shape in touched.items() if np.prod(shape) < np.prod(full[path])]
+    assert sorted(smaller) == sorted(touched)

@@ -218,3 +218,21 @@ def test_the_report_shows_what_went():
     page = render(report)
     assert '<td>conv2</td><td class="n">16</td><td class="n">8</td>' in page
     assert "multiply-adds of a sample" in page
+
+
+def test_a_stage_that_is_rolled_back():
+    """The model is what it was, and what the stage could not do breaks nothing."""
+    gate = {"max_drop": 0.0, "on_fail": "rollback"}
+    impossible = {"flops": 0.99}
+    keras.utils.set_random_seed(0)
+    made = recipe(
+        stages=[{**SHRINK, "amount": impossible, "gate": gate, "learning_rate": 1e-6}],
+        export=[FLOAT32],
+    )
+    result = ck.compress(untrained("cnn"), made, data=digits("cnn"))
+    (stage,) = result.report.stages
+    assert stage.rolled_back
+    assert result.report.broken == ()
+    assert result.model.get_layer("conv1").filters == 8
+    assert np.count_nonzero(result.model.get_layer("conv1").kernel) == 72
+    assert result.model.get_layer("conv1").kernel.constraint is None

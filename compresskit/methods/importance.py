@@ -55,11 +55,12 @@ class Evidence:
                     yield variable, axis, labels
 
     def batches(self) -> Iterator[tuple[Any, Any]]:
-        """Some batches of the training samples."""
+        """Some batches of the training samples, the same ones every time."""
         assert self.x is not None
-        total = min(count(self.x), _BATCH * _BATCHES)
-        for start in range(0, total, _BATCH):
-            rows = slice(start, min(start + _BATCH, total))
+        # Not the first ones: a data set may be in the order of its classes.
+        chosen = np.random.default_rng(0).permutation(count(self.x))[: _BATCH * _BATCHES]
+        for start in range(0, len(chosen), _BATCH):
+            rows = np.sort(chosen[start : start + _BATCH])
             yield take(self.x, rows), take(self.y, rows)
 
     def added(self, values: Any) -> np.ndarray:

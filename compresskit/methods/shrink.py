@@ -161,19 +161,23 @@ class _Choice:
         if amount.of == "latency":
             # Measured once: a file is made and run for each trial.
             if self._most is None:
-                self._most = how_many(ordered, self._fast_enough)
+                self._most = self._until_fast_enough(ordered)
             return self._most
         cost = self.structure.multiply_adds if amount.of == "flops" else self.structure.parameters
         limit = (1.0 - amount.share) * cost(self.structure.all_kept())
         return how_many(ordered, lambda gone: cost(without(self.structure, gone)) <= limit)
 
-    def _fast_enough(self, gone: np.ndarray) -> bool:
-        assert self.examples.latency is not None
-        if not len(gone):
-            return False
-        whole = self.examples.latency(self.structure.model)
-        part = self.examples.latency(rebuild(self.structure, without(self.structure, gone)))
-        return part <= (1.0 - self.stage.amount.share) * whole
+    def _until_fast_enough(self, ordered: np.ndarray) -> int:
+        latency = self.examples.latency
+        assert latency is not None
+        limit = (1.0 - self.stage.amount.share) * latency(self.structure.model)
+        return how_many(
+            ordered,
+            lambda gone: (
+                len(gone) > 0
+                and latency(rebuild(self.structure, without(self.structure, gone))) <= limit
+            ),
+        )
 
 
 @final
