@@ -236,7 +236,3 @@ def init(model: str, out: str | None, unsafe_load: bool) -> None:
     else:
         write_file(Path(out), text.encode())
         click.echo(f"wrote {out}; next: compresskit plan {out}", err=True)
-
-
-if __name__ == "__main__":
-    main()

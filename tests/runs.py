@@ -117,7 +117,7 @@ def start(*words: Any, cwd: Path = ROOT) -> subprocess.Popen[str]:
     # Not that of the tests: what the command itself sets is under test.
     environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
     return subprocess.Popen(
-        [sys.executable, "-m", "compresskit.cli", *map(str, words)],
+        [sys.executable, "-m", "compresskit", *map(str, words)],
         cwd=cwd,
         env=environment,
         stdout=subprocess.PIPE,

@@ -100,7 +100,7 @@ class TestLean:
 
     def test_a_process_of_its_own_shows_help(self):
         done = subprocess.run(
-            [sys.executable, "-m", "compresskit.cli", "--help"],
+            [sys.executable, "-m", "compresskit", "--help"],
             capture_output=True,
             text=True,
             check=True,
