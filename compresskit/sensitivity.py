@@ -6,7 +6,7 @@ layers differ widely in how much of them can go before the model notices.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -17,6 +17,7 @@ import numpy as np
 from compresskit import catalog
 from compresskit.data import Dataset
 from compresskit.errors import DataError, Problem, did_you_mean
+from compresskit.fitting import try_out
 from compresskit.granularity import Unstructured
 from compresskit.labels import label_of
 from compresskit.methods.importance import Evidence
@@ -33,6 +34,7 @@ from compresskit.stages import Amount, Prune, Shrink, Sparsity
 from compresskit.structure.choice import candidates, order, without
 from compresskit.structure.follow import Structure, follow
 from compresskit.training import loss_for
+from compresskit.weights import Weight
 
 AMOUNTS = (0.25, 0.5, 0.75, 0.9)
 _BATCH = 256
@@ -115,9 +117,7 @@ def sensitivity(
     some = np.random.default_rng(0).permutation(count(dataset.x_train))[:samples]
     some.sort()
     x, y = take(dataset.x_train, some), take(dataset.y_train, some)
-    few = [
-        np.asarray(each) for each in keras.tree.flatten(model(take(x, slice(2)), training=False))
-    ]
+    few = try_out(model, x, where="data", name=dataset.name, error=DataError)
     found = find_output(model, few, dataset.y_test, None, render)
     labels = label_of(y, found.name)
 
@@ -127,20 +127,21 @@ def sensitivity(
 
     whole = measure()
     if method == "prune":
-        parts = list(_zeros(model, criterion or "magnitude", amounts))
+        parts = list(_zeros(model, criterion or "magnitude"))
     else:
         loss = loss_for("auto", model, dataset)
-        parts = list(_units(follow(model), criterion or "l2", amounts, x, y, loss))
+        parts = list(_units(follow(model), criterion or "l2", x, y, loss))
     layers = []
     with bars.task("measuring layers", len(parts) * len(amounts)) as update:
-        for number, (path, choices) in enumerate(parts):
-            values = []
-            for index, (changes, _) in enumerate(choices):
+        for number, (path, without_share) in enumerate(parts):
+            values, saved = [], []
+            for index, amount in enumerate(amounts):
+                changes, saving = without_share(amount)
                 with _changed(changes):
                     values.append(measure())
+                saved.append(saving)
                 update(done=number * len(amounts) + index + 1)
-            saved = tuple(saving for _, saving in choices)
-            layers.append(LayerSensitivity(path=path, values=tuple(values), saved=saved))
+            layers.append(LayerSensitivity(path=path, values=tuple(values), saved=tuple(saved)))
     return Sensitivity(
         method=method,
         amounts=tuple(amounts),
@@ -151,39 +152,34 @@ def sensitivity(
     )
 
 
-# New values of variables, and what they save.
-_Choice = tuple[list[tuple[Any, np.ndarray]], int]
+# For a share that goes: new values of variables, and what they save.
+_Part = Callable[[float], tuple[list[tuple[Any, np.ndarray]], int]]
 
 
-def _zeros(
-    model: keras.Model, criterion: str, amounts: Sequence[float]
-) -> Iterator[tuple[str, list[_Choice]]]:
+def _zeros(model: keras.Model, criterion: str) -> Iterator[tuple[str, _Part]]:
     """The smallest weights of each weight become zero."""
     score = catalog.criteria.get(criterion)
     for weight in Pruning(Prune(sparsity=Sparsity(final=0.5))).select(model, "model").taken:
-        values = weight.variable.numpy()
-        scores = weight.matrix(score(values))
-        choices: list[_Choice] = []
-        for amount in amounts:
+
+        def part(amount: float, weight: Weight = weight) -> Any:
+            values = weight.variable.numpy()
+            scores = weight.matrix(score(values))
             (mask,) = masks([scores], Unstructured(), amount, [weight.input_channels])
             masked = values * weight.from_matrix(mask).astype(values.dtype)
-            choices.append(([(weight.variable, masked)], int((masked == 0).sum())))
-        yield weight.path, choices
+            return [(weight.variable, masked)], int((masked == 0).sum())
+
+        yield weight.path, part
 
 
 def _units(
-    structure: Structure,
-    criterion: str,
-    amounts: Sequence[float],
-    x: Any,
-    y: Any,
-    loss: Any,
-) -> Iterator[tuple[str, list[_Choice]]]:
+    structure: Structure, criterion: str, x: Any, y: Any, loss: Any
+) -> Iterator[tuple[str, _Part]]:
     """The least important units of each layer, and all that is joined to them, become zero."""
     given = Evidence(structure=structure, x=x, y=y, loss=loss)
     scores = catalog.unit_criteria.get(criterion)(given)
     selection = Shrinking(Shrink(amount=Amount(units=0.5))).select(structure.model, "model")
     taken = {id(weight.variable) for weight in selection.taken}
+    whole = structure.multiply_adds(structure.all_kept())
     seen: set[int] = set()
     for source in structure.sources.values():
         free = candidates(structure, source.makers & taken, (), ())
@@ -191,26 +187,28 @@ def _units(
         if not own or own <= seen:
             continue
         seen |= own
-        ordered, shares = order(structure, free, scores, everywhere=True)
-        whole = structure.multiply_adds(structure.all_kept())
-        choices: list[_Choice] = []
-        for amount in amounts:
+
+        def part(amount: float, free: np.ndarray = free) -> Any:
+            ordered, shares = order(structure, free, scores, everywhere=True)
             kept = without(structure, ordered[shares <= amount + 1e-9])
-            choices.append((_masked(structure, kept), whole - structure.multiply_adds(kept)))
-        yield source.layer.path, choices
+            return _masked(structure, kept), whole - structure.multiply_adds(kept)
+
+        yield source.layer.path, part
 
 
 def _masked(structure: Structure, kept: np.ndarray) -> list[tuple[Any, np.ndarray]]:
     axes = structure.units.axes
     changes = []
     for variable in structure.units.variables:
+        known = axes[id(variable)]
+        gone = {axis: structure.left(kept, labels) for axis, labels in known.items()}
+        if all(left.all() for left in gone.values()):
+            continue
         values = variable.numpy()
-        for axis, labels in axes[id(variable)].items():
+        for axis, left in gone.items():
             along = [1] * values.ndim
             along[axis] = -1
-            left = structure.left(kept, labels)
-            if not left.all():
-                values = values * left.reshape(along).astype(values.dtype)
+            values = values * left.reshape(along).astype(values.dtype)
         changes.append((variable, values))
     return changes
 
