@@ -21,7 +21,7 @@ from compresskit.recipe_source import Locate, render
 from compresskit.resolution import Resolved, resolve
 from compresskit.samples import count
 from compresskit.selection import Selection
-from compresskit.stages import Distill, Prune
+from compresskit.stages import Distill, Prune, Shrink
 
 
 @dataclass(kw_only=True)
@@ -196,7 +196,7 @@ def _unknown(where: str, kind: str, name: str, valid: set[str]) -> Problem:
 def _schedule_problems(recipe: Recipe, steps: list[int], locate: Locate) -> list[Problem]:
     problems = []
     for index, (stage, per_epoch) in enumerate(zip(recipe.stages, steps, strict=False)):
-        if not isinstance(stage, Prune):
+        if not isinstance(stage, (Prune, Shrink)):
             continue
         total = per_epoch * stage.epochs
         begin, end = (each.steps(per_epoch, stage.epochs) for each in (stage.begin, stage.end))

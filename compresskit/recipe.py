@@ -41,7 +41,8 @@ from compresskit.recipe_fields import (
 )
 from compresskit.recipe_overrides import override, stage_names
 from compresskit.recipe_problems import explain
-from compresskit.stages import Stage, StageBase
+from compresskit.stage_base import StageBase
+from compresskit.stages import Stage
 
 
 def _whole(value: Any) -> Any:

@@ -61,6 +61,7 @@ class Sensitivity:
 
     Attributes:
         method: `prune` or `shrink`.
+        criterion: what went first.
         amounts: shares of each layer that went.
         metric: by its name; on training samples, so that the test set stays unseen.
         samples: how many of them.
@@ -69,11 +70,17 @@ class Sensitivity:
     """
 
     method: str
+    criterion: str
     amounts: tuple[float, ...]
     metric: str
     samples: int
     whole: float
     layers: tuple[LayerSensitivity, ...]
+
+    @property
+    def mode(self) -> str:
+        """Whether the metric is better the larger (`max`) or the smaller (`min`)."""
+        return "min" if self.metric.endswith("error") else "max"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for `--json`."""
@@ -114,6 +121,7 @@ def sensitivity(
             )
         )
     bars = bars or Bars()
+    criterion = criterion or ("magnitude" if method == "prune" else "l2")
     some = np.random.default_rng(0).permutation(count(dataset.x_train))[:samples]
     some.sort()
     x, y = take(dataset.x_train, some), take(dataset.y_train, some)
@@ -127,10 +135,10 @@ def sensitivity(
 
     whole = measure()
     if method == "prune":
-        parts = list(_zeros(model, criterion or "magnitude"))
+        parts = list(_zeros(model, criterion))
     else:
         loss = loss_for("auto", model, dataset)
-        parts = list(_units(follow(model), criterion or "l2", x, y, loss))
+        parts = list(_units(follow(model), criterion, x, y, loss))
     layers = []
     with bars.task("measuring layers", len(parts) * len(amounts)) as update:
         for number, (path, without_share) in enumerate(parts):
@@ -144,6 +152,7 @@ def sensitivity(
             layers.append(LayerSensitivity(path=path, values=tuple(values), saved=tuple(saved)))
     return Sensitivity(
         method=method,
+        criterion=criterion,
         amounts=tuple(amounts),
         metric=metric,
         samples=len(some),
@@ -188,29 +197,15 @@ def _units(
             continue
         seen |= own
 
-        def part(amount: float, free: np.ndarray = free) -> Any:
-            ordered, shares = order(structure, free, scores, everywhere=True)
+        ordered, shares = order(structure, free, scores, everywhere=True)
+
+        def part(amount: float, ordered: np.ndarray = ordered, shares: np.ndarray = shares) -> Any:
             kept = without(structure, ordered[shares <= amount + 1e-9])
-            return _masked(structure, kept), whole - structure.multiply_adds(kept)
+            masks_of = [(each, structure.mask(each, kept)) for each in structure.units.variables]
+            changes = [(each, each.numpy() * mask) for each, mask in masks_of if not mask.all()]
+            return changes, whole - structure.multiply_adds(kept)
 
         yield source.layer.path, part
-
-
-def _masked(structure: Structure, kept: np.ndarray) -> list[tuple[Any, np.ndarray]]:
-    axes = structure.units.axes
-    changes = []
-    for variable in structure.units.variables:
-        known = axes[id(variable)]
-        gone = {axis: structure.left(kept, labels) for axis, labels in known.items()}
-        if all(left.all() for left in gone.values()):
-            continue
-        values = variable.numpy()
-        for axis, left in gone.items():
-            along = [1] * values.ndim
-            along[axis] = -1
-            values = values * left.reshape(along).astype(values.dtype)
-        changes.append((variable, values))
-    return changes
 
 
 @contextmanager
@@ -237,7 +232,7 @@ def spend(made: Sensitivity, drop: float) -> dict[str, float]:
     Returns:
         amounts by path; layers that are left alone are missing.
     """
-    sign = -1.0 if made.metric.endswith("error") else 1.0
+    sign = 1.0 if made.mode == "max" else -1.0
     level = {layer.path: -1 for layer in made.layers}
     spent = 0.0
 
@@ -281,17 +276,16 @@ def recipe(
             stage: dict[str, Any] = {"type": "prune", "sparsity": grown, "targets": paths}
         else:
             stage = {"type": "shrink", "amount": amount, "targets": paths}
-        stages.append({"name": f"{made.method}-{share}", **stage, "epochs": 2})
+        stages.append(
+            {"name": f"{made.method}-{share}", **stage, "method": made.criterion, "epochs": 2}
+        )
     return Recipe.from_dict(
         {
             "version": 1,
             "name": name,
             "model": model,
             "data": data,
-            "evaluate": {
-                "metric": made.metric,
-                "mode": "min" if made.metric.endswith("error") else "max",
-            },
+            "evaluate": {"metric": made.metric, "mode": made.mode},
             "defaults": {"learning_rate": 5.0e-4},
             "stages": stages,
             "export": [{"target": "edge-cpu", "precision": "dynamic"}],

@@ -40,6 +40,16 @@ def enter(run: Run, stage: Stage, smaller: Smaller) -> list[Promise]:
                 kept=difference <= _TOLERANCE,
             )
         )
+    removed_units = sum(had - has for had, has in smaller.units.values())
+    promises.append(
+        Promise(
+            what="units that are removed, at least",
+            stage=stage.name,
+            expected=1,
+            measured=removed_units,
+            kept=removed_units >= 1,
+        )
+    )
     before, after = smaller.multiply_adds
     gone = {"flops": 1 - after / before, "parameters": 1 - run.model.count_params() / size}
     if stage.amount.of in gone:

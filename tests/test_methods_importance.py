@@ -35,14 +35,8 @@ def test_what_is_zero_comes_last(criterion, name):
     )
     gone = structure.all_kept()
     gone[structure.units.find(source.labels[1:2])] = False
-    axes = structure.units.axes
     for variable in structure.units.variables:
-        values = variable.numpy()
-        for axis, labels in axes[id(variable)].items():
-            along = [1] * values.ndim
-            along[axis] = -1
-            values = values * structure.left(gone, labels).reshape(along)
-        variable.assign(values)
+        variable.assign(variable.numpy() * structure.mask(variable, gone))
     scores = catalog.unit_criteria.get(criterion)(given)
     assert scores.shape == (len(structure.units),)
     roots = structure.units.find(source.labels)

@@ -9,6 +9,7 @@ import pytest
 import compresskit as ck
 from compresskit.errors import ModelError, RecipeError
 from compresskit.method import Examples, Length
+from compresskit.methods.importance import Evidence, bn_scale
 from compresskit.methods.shrink import Shrinking
 from compresskit.stages import Shrink
 from compresskit.structure.choice import candidates, how_many, order
@@ -236,3 +237,25 @@ def test_a_stage_that_is_rolled_back():
     assert result.model.get_layer("conv1").filters == 8
     assert np.count_nonzero(result.model.get_layer("conv1").kernel) == 72
     assert result.model.get_layer("conv1").kernel.constraint is None
+
+
+def test_what_a_criterion_knows_nothing_of_stays():
+    """Without a BatchNormalization nothing can be scaled down: that nothing went is told."""
+    assert broken(shrunk("cnn", method="bn-scale").report) == ["units that are removed, at least"]
+    structure = follow(MODELS["depthwise"]())
+    scores = Evidence(structure=structure)
+    ordered, _ = order(structure, structure.all_kept(), bn_scale(scores), everywhere=False)
+    scaled = {
+        int(root)
+        for source in structure.sources.values()
+        if source.kind == "filters"
+        for root in structure.units.find(source.labels)
+    }
+    assert set(ordered.tolist()) < scaled
+
+
+def test_an_end_before_the_begin():
+    with pytest.raises(RecipeError) as raised:
+        ck.plan(recipe(stages=[{**SHRINK, "begin": "1ep", "end": "100%"}]))
+    (problem,) = raised.value.problems
+    assert problem.expected == "begin before end, and end within the stage"

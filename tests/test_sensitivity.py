@@ -68,7 +68,13 @@ def figures(**values):
         for path, (value, saved) in values.items()
     )
     return Sensitivity(
-        method="prune", amounts=(0.5, 0.9), metric="accuracy", samples=1, whole=0.9, layers=layers
+        method="prune",
+        criterion="magnitude",
+        amounts=(0.5, 0.9),
+        metric="accuracy",
+        samples=1,
+        whole=0.9,
+        layers=layers,
     )
 
 

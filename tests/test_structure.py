@@ -49,14 +49,8 @@ def randomize(model, seed=0):
 
 
 def to_zero(structure, kept):
-    axes = structure.units.axes
     for variable in structure.units.variables:
-        values = variable.numpy()
-        for axis, labels in axes[id(variable)].items():
-            along = [1] * values.ndim
-            along[axis] = -1
-            values = values * structure.left(kept, labels).reshape(along)
-        variable.assign(values)
+        variable.assign(variable.numpy() * structure.mask(variable, kept))
 
 
 def answers(model, x):

@@ -1,14 +1,15 @@
 """What makes a unit important: criteria, each a function of the evidence about a model.
 
 A criterion gives one score for each label of the units; the units with the lowest are removed
-first. A new one is a function like these and one line of registration; it inherits the tests of
-every registered criterion.
+first, and those with an infinite one never. A new one is a function like these and one line of
+registration; it inherits the tests of every registered criterion.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import keras
@@ -63,6 +64,27 @@ class Evidence:
             rows = np.sort(chosen[start : start + _BATCH])
             yield take(self.x, rows), take(self.y, rows)
 
+    @cached_property
+    def gradients(self) -> Any:
+        """A function of a batch and its labels: the loss's gradients by what `made` goes over.
+
+        Compiled once, for all updates of a stage.
+        """
+        # A second model of the same layers: the first is compiled for its own training.
+        model = self.structure.model
+        outputs = model.outputs if len(model.outputs) > 1 else model.outputs[0]
+        probe = keras.Model(model.inputs, outputs)
+        probe.compile(loss=self.loss)
+        variables = [variable.value for variable, _, _ in self.made()]
+
+        @tf.function(autograph=False, reduce_retracing=True)
+        def gradients(x: Any, y: Any) -> Any:
+            with tf.GradientTape() as tape:
+                loss = probe.compute_loss(x, y, model(x, training=False))
+            return tape.gradient(loss, variables)
+
+        return gradients
+
     def added(self, values: Any) -> np.ndarray:
         """The sums over each unit: shape (labels,).
 
@@ -87,7 +109,7 @@ def l2(evidence: Evidence) -> np.ndarray:
 
 def bn_scale(evidence: Evidence) -> np.ndarray:
     """The absolute scale of BatchNormalization (Liu et al., "Network Slimming", 2017,
-    https://arxiv.org/abs/1708.06519); what has none is not compared with what has."""
+    https://arxiv.org/abs/1708.06519); what has none is infinitely important, and stays."""
     axes = evidence.structure.units.axes
     norms = [
         layer
@@ -107,22 +129,10 @@ def taylor(evidence: Evidence) -> np.ndarray:
     """What the loss would change by, to the first order, if the unit were zero: the square of the
     sum of weight times gradient, over some batches (P. Molchanov et al., "Importance Estimation for
     Neural Network Pruning", 2019, https://arxiv.org/abs/1906.10771)."""
-    # A second model of the same layers: the first is compiled for its own training.
-    model = evidence.structure.model
-    probe = keras.Model(model.inputs, model.outputs if len(model.outputs) > 1 else model.outputs[0])
-    probe.compile(loss=evidence.loss)
-    made = [(variable, axis, labels) for variable, axis, labels in evidence.made()]
-    variables = [variable for variable, _, _ in made]
-
-    @tf.function(autograph=False, reduce_retracing=True)
-    def gradients(x: Any, y: Any) -> Any:
-        with tf.GradientTape() as tape:
-            loss = probe.compute_loss(x, y, model(x, training=False))
-        return tape.gradient(loss, [variable.value for variable in variables])
-
+    made = list(evidence.made())
     scores = np.zeros(len(evidence.structure.units))
     for x, y in evidence.batches():
-        found = gradients(each(x, tf.constant), keras.tree.map_structure(tf.constant, y))
+        found = evidence.gradients(each(x, tf.constant), keras.tree.map_structure(tf.constant, y))
         pairs = []
         for (variable, axis, labels), gradient in zip(made, found, strict=True):
             if gradient is not None:

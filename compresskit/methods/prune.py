@@ -12,6 +12,7 @@ from compresskit.holds import MaskHold, enforce, hold, release
 from compresskit.method import Attached, Examples, Length, Method
 from compresskit.methods.masks import masks
 from compresskit.methods.schedules import Schedule
+from compresskit.methods.updates import Updates
 from compresskit.selection import Selection, select
 from compresskit.stages import Prune
 from compresskit.target import Grid
@@ -81,7 +82,13 @@ class Pruning(Method):
         return Attached(
             touched=tuple(weight.path for weight in selection.taken),
             skipped=selection.skipped,
-            callbacks=(_MaskUpdates(self, held, self.schedule(length)),),
+            callbacks=(
+                Updates(
+                    self.schedule(length),
+                    lambda sparsity: self.update(held, sparsity),
+                    [weight.variable for weight, _ in held],
+                ),
+            ),
             detach=detach,
         )
 
@@ -98,40 +105,4 @@ class Pruning(Method):
             ]
         for (weight, invariant), mask in zip(held, made, strict=True):
             invariant.mask.assign(weight.from_matrix(mask).astype(weight.variable.dtype))
-            enforce(weight.variable)
-
-
-@final
-class _MaskUpdates(keras.callbacks.Callback):
-    """Makes new masks at the schedule's steps, between one batch and the next.
-
-    Several batches may pass between two calls (`steps_per_execution`): an update that
-    fell due in the meantime is made at the first chance.
-    """
-
-    def __init__(self, method: Pruning, held: list[tuple[Weight, MaskHold]], schedule: Schedule):
-        super().__init__()
-        self.method = method
-        self.held = held
-        self.schedule = schedule
-        self.start = 0
-        self.updated: int | None = None
-
-    def _update_if_due(self, step: int) -> None:
-        due = self.schedule.latest(step)
-        if due is not None and due != self.updated:
-            self.method.update(self.held, self.schedule.sparsity(due))
-            self.updated = due
-
-    def on_train_begin(self, logs: Any = None) -> None:
-        self.start = int(self.model.optimizer.iterations)
-
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        self._update_if_due(int(self.model.optimizer.iterations) - self.start)
-
-    def on_train_end(self, logs: Any = None) -> None:
-        # An end at 100 % falls after the last batch: the promised sparsity is reached.
-        self._update_if_due(self.schedule.end)
-        # Optimizers that average weights (`use_ema`) overwrite them after the last constraint.
-        for weight, _ in self.held:
             enforce(weight.variable)

@@ -12,6 +12,7 @@ from compresskit.holds import MaskHold, enforce, hold, release
 from compresskit.method import Attached, Examples, Length, Method, Smaller
 from compresskit.methods.importance import Evidence
 from compresskit.methods.schedules import Schedule
+from compresskit.methods.updates import Updates
 from compresskit.selection import Selection, select
 from compresskit.stages import Shrink
 from compresskit.structure.choice import candidates, how_many, order, without
@@ -83,6 +84,12 @@ class Shrinking(Method):
         for variable, invariant in held:
             hold(variable, invariant)
 
+        def update(progress: float) -> None:
+            choice.update(progress)
+            for variable, invariant in held:
+                invariant.mask.assign(structure.mask(variable, choice.kept))
+                enforce(variable)
+
         def detach() -> dict[str, Any]:
             for variable, invariant in held:
                 enforce(variable)
@@ -101,7 +108,7 @@ class Shrinking(Method):
         return Attached(
             touched=tuple(weight.path for weight in selection.taken),
             skipped=selection.skipped,
-            callbacks=(_Updates(choice, held, schedule),),
+            callbacks=(Updates(schedule, update, [variable for variable, _ in held]),),
             detach=detach,
             smaller=choice.smaller,
         )
@@ -116,16 +123,16 @@ class _Choice:
         self.criterion = method.criterion
         self.structure = structure
         self.free = free
-        self.examples = examples
+        self.latency = examples.latency
+        self.evidence = Evidence(
+            structure=structure, x=examples.x, y=examples.y, loss=examples.loss
+        )
         self.kept = structure.all_kept()
         self._most: int | None = None
 
     def update(self, progress: float) -> None:
         """Chooses anew: this share of what is to go in the end."""
-        examples = self.examples
-        scores = self.criterion(
-            Evidence(structure=self.structure, x=examples.x, y=examples.y, loss=examples.loss)
-        )
+        scores = self.criterion(self.evidence)
         scores = np.where(self.kept, scores, -np.inf)
         ordered, shares = order(
             self.structure, self.free, scores, everywhere=self.stage.scope == "global"
@@ -168,7 +175,7 @@ class _Choice:
         return how_many(ordered, lambda gone: cost(without(self.structure, gone)) <= limit)
 
     def _until_fast_enough(self, ordered: np.ndarray) -> int:
-        latency = self.examples.latency
+        latency = self.latency
         assert latency is not None
         limit = (1.0 - self.stage.amount.share) * latency(self.structure.model)
         return how_many(
@@ -178,45 +185,3 @@ class _Choice:
                 and latency(rebuild(self.structure, without(self.structure, gone))) <= limit
             ),
         )
-
-
-@final
-class _Updates(keras.callbacks.Callback):
-    """Chooses units at the schedule's steps, between one batch and the next."""
-
-    def __init__(self, choice: _Choice, held: list[tuple[Any, MaskHold]], schedule: Schedule):
-        super().__init__()
-        self.choice = choice
-        self.held = held
-        self.schedule = schedule
-        self.start = 0
-        self.updated: int | None = None
-
-    def _update_if_due(self, step: int) -> None:
-        due = self.schedule.latest(step)
-        if due is None or due == self.updated:
-            return
-        self.updated = due
-        self.choice.update(self.schedule.sparsity(due))
-        structure, kept = self.choice.structure, self.choice.kept
-        axes = structure.units.axes
-        for variable, invariant in self.held:
-            mask = np.ones(variable.shape, dtype=variable.dtype)
-            for axis, labels in axes[id(variable)].items():
-                along = [1] * mask.ndim
-                along[axis] = -1
-                mask *= structure.left(kept, labels).reshape(along)
-            invariant.mask.assign(mask)
-            enforce(variable)
-
-    def on_train_begin(self, logs: Any = None) -> None:
-        self.start = int(self.model.optimizer.iterations)
-
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        self._update_if_due(int(self.model.optimizer.iterations) - self.start)
-
-    def on_train_end(self, logs: Any = None) -> None:
-        self._update_if_due(self.schedule.end)
-        # Optimizers that average weights (`use_ema`) overwrite them after the last constraint.
-        for variable, _ in self.held:
-            enforce(variable)

@@ -45,12 +45,14 @@ def order(
     Args:
         free: of `candidates`.
         scores: one for each label; of joined ones, that of the one that stands for them counts.
+            What has an infinite one stays.
         everywhere: rank all units together; else each layer loses the same share of its own.
 
     Returns:
         labels, and what share of the units is gone with each: of all or, if not `everywhere`, of
         those of its layer.
     """
+    free = free & (scores < np.inf)
     groups: dict[frozenset[int], list[int]] = {}
     makers: dict[int, set[int]] = {}
     last: set[int] = set()

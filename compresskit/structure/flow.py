@@ -38,7 +38,11 @@ def plain(tensor: Any) -> Flow:
 
 
 def labelled(tensor: Any, labels: np.ndarray, axis: int = -1) -> Flow:
-    """A tensor with units along an axis; none, if the axis is not as long as the labels."""
+    """A tensor with units along an axis.
+
+    Raises:
+        ValueError: a rule gave other labels than the axis is long.
+    """
     shape = shape_of(tensor)
     if shape[axis] != len(labels):
         raise ValueError(f"{len(labels)} labels along axis {axis} of {shape}")

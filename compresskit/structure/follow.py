@@ -103,6 +103,15 @@ class Structure:
         """
         return kept[self.units.find(labels)]
 
+    def mask(self, variable: Any, kept: np.ndarray) -> np.ndarray:
+        """1 where a variable stays and 0 where it goes; shape and dtype are the variable's."""
+        made = np.ones(variable.shape, dtype=variable.dtype)
+        for axis, labels in self.units.axes.get(id(variable), {}).items():
+            along = [1] * made.ndim
+            along[axis] = -1
+            made *= self.left(kept, labels).reshape(along)
+        return made
+
     def all_kept(self) -> np.ndarray:
         """The choice that removes nothing."""
         return np.ones(len(self.units), dtype=bool)

@@ -21,7 +21,8 @@ class Units:
     def __init__(self) -> None:
         self._parent = np.zeros(1, dtype=np.int64)
         self._reasons: dict[int, str] = {FIXED: "not a unit"}
-        self._axes: dict[tuple[int, int], np.ndarray] = {}
+        #: Of each variable, by identity, the labels along its axes.
+        self.axes: dict[int, dict[int, np.ndarray]] = {}
         self._variables: dict[int, Any] = {}
 
     def __len__(self) -> int:
@@ -40,18 +41,10 @@ class Units:
 
         Said again, of a layer that is called twice, both are joined.
         """
-        known = self._axes.setdefault((id(variable), axis), labels)
+        known = self.axes.setdefault(id(variable), {}).setdefault(axis, labels)
         self._variables[id(variable)] = variable
         if known is not labels:
             self.join(known, labels, "is read by a layer together with what stays")
-
-    @property
-    def axes(self) -> dict[int, dict[int, np.ndarray]]:
-        """Of each variable, by identity, the labels along its axes."""
-        found: dict[int, dict[int, np.ndarray]] = {}
-        for (variable, axis), labels in self._axes.items():
-            found.setdefault(variable, {})[axis] = labels
-        return found
 
     @property
     def variables(self) -> list[Any]:
