@@ -11,8 +11,9 @@ weight of each scale belongs to the centroid 1 or -1, and therefore the integers
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import keras
 import numpy as np
@@ -139,52 +140,25 @@ class SharedValues(Hold):
     ):
         self._scaled = units is not None
         entries = clusters if units is None else units * len(centroids) + clusters
-        self._shape = (1 if units is None else int(units.max()) + 1, len(centroids))
-        self._compiled = entries.size >= _COMPILED_FROM
-        self._entries = tf.constant(entries.ravel(), tf.int32)
-        members = np.bincount(entries.ravel(), minlength=self._shape[0] * self._shape[1])
-        self._members = tf.constant(members.reshape(self._shape), tf.float32)
+        shape = (1 if units is None else int(units.max()) + 1, len(centroids))
+        members = np.bincount(entries.ravel(), minlength=shape[0] * shape[1])
         member = np.zeros(members.size, np.int32)
         member[entries.ravel()] = np.arange(entries.size)
-        self._member = tf.constant(member.reshape(self._shape))
-        self._fixed = tf.constant(np.isin(centroids, pinned))
-        self._centroids = tf.constant(centroids, tf.float32)
-        # Of a cluster: 1 or -1 if its weights are the largest of their scale, else 0.
-        self._ends = tf.constant(np.where(np.abs(centroids) == 1.0, centroids, 0.0), tf.float32)
-
-    def _sums(self, values: Any) -> Any:
-        """The sum over each entry, (scales, n)."""
-        add = _summed_compiled if self._compiled else _summed
-        sums = add(tf.reshape(values, [-1]), self._entries, self._shape[0] * self._shape[1])
-        return tf.cast(tf.reshape(sums, self._shape), tf.float32)
-
-    def _spread(self, table: Any, values: Any) -> Any:
-        """The entry of each weight, in the shape and dtype of `values`."""
-        gather = _gather_compiled if self._compiled else tf.gather
-        found = gather(tf.reshape(table, [-1]), self._entries)
-        return tf.cast(tf.reshape(found, values.shape), values.dtype)
-
-    def _scale(self, sums: Any) -> Any:
-        """Each scale as the weights at its ends have it, (scales, 1)."""
-        if not self._scaled:
-            return tf.ones((1, 1))
-        number = tf.reduce_sum(self._members * tf.abs(self._ends), axis=1, keepdims=True)
-        # An update may turn a small scale round; then it is gone.
-        total = tf.maximum(tf.reduce_sum(sums * self._ends, axis=1, keepdims=True), 0.0)
-        return total / tf.maximum(number, 1.0)
-
-    def _learned(self, sums: Any, scale: Any) -> Any:
-        """Each centroid as its members have it, (n,)."""
-        members = tf.maximum(tf.reduce_sum(self._members, axis=0), 1.0)
-        means = tf.reduce_sum(tf.math.divide_no_nan(sums, scale), axis=0) / members
-        if self._scaled:
-            means = _off_ties(tf.clip_by_value(means, -1.0, 1.0))
-        return tf.where(self._fixed, self._centroids, means)
+        self._book = _Book(
+            entries=tf.constant(entries.ravel(), tf.int32),
+            members=tf.constant(members.reshape(shape), tf.float32),
+            member=tf.constant(member.reshape(shape)),
+            fixed=tf.constant(np.isin(centroids, pinned)),
+            centroids=tf.constant(centroids, tf.float32),
+            ends=tf.constant(np.where(np.abs(centroids) == 1.0, centroids, 0.0), tf.float32),
+        )
+        compiled = entries.size >= _COMPILED_FROM
+        self._obeyed = _obeyed_compiled if compiled else _obeyed
+        self._gradient = _gradient_compiled if compiled else _gradient
 
     def apply(self, values: Any) -> Any:
-        sums = self._sums(values)
-        scale = self._scale(sums)
-        return self._spread(scale * self._learned(sums, scale), values)
+        obeyed = self._obeyed(self._book, self._scaled, tf.reshape(values, [-1]))
+        return tf.reshape(obeyed, values.shape)
 
     def together(self, values: Any) -> Any:
         """`values` as they are; in the backward pass a cluster learns as one.
@@ -197,35 +171,95 @@ class SharedValues(Hold):
         @tf.custom_gradient
         def identity(values: Any) -> tuple[Any, Callable[[Any], Any]]:
             def gradient(upstream: Any) -> Any:
-                given = self._sums(upstream)
-                # The hold has made them equal: one of each entry speaks for all.
-                one = tf.gather(tf.cast(tf.reshape(values, [-1]), tf.float32), self._member)
-                sums = self._members * one
-                scale = self._scale(sums)
-                of_centroids = tf.reduce_sum(given * scale, axis=0)
-                made = tf.where(self._fixed, 0.0, of_centroids) * scale
-                if self._scaled:
-                    ratios = self._learned(sums, scale)
-                    of_scale = tf.reduce_sum(given * ratios, axis=1, keepdims=True)
-                    made += of_scale * self._ends
                 # Of a lookup, `upstream` is sparse, and may not know its own shape.
-                return self._spread(made, values)
+                flat = [tf.reshape(each, [-1]) for each in (values, tf.convert_to_tensor(upstream))]
+                return tf.reshape(self._gradient(self._book, self._scaled, *flat), values.shape)
 
             return tf.identity(values), gradient
 
         return identity(tf.convert_to_tensor(values))
 
 
-def _summed(values: Any, entries: Any, count: int) -> Any:
+class _Book(NamedTuple):
+    """A codebook: a table of scales by clusters, and where each weight is in it.
+
+    Attributes:
+        entries: of each weight, the position of its entry in the flat table; (weights,).
+        members: how many weights each entry has; (scales, n).
+        member: the position of one of them; (scales, n).
+        fixed: of each centroid, whether it stays; (n,).
+        centroids: as they were in the beginning; (n,).
+        ends: of each centroid, 1 or -1 if its weights are the largest of their scale, else 0;
+            (n,).
+    """
+
+    entries: Any
+    members: Any
+    member: Any
+    fixed: Any
+    centroids: Any
+    ends: Any
+
+
+def _obeyed(book: _Book, scaled: bool, values: Any) -> Any:
+    """Each weight as its cluster and its scale have it; (weights,)."""
+    sums = _sums(book, values)
+    scale = _scale(book, scaled, sums)
+    centroids = _means(book, scaled, sums, scale)
+    if scaled:
+        centroids = _off_ties(centroids)
+    return _spread(book, scale * tf.where(book.fixed, book.centroids, centroids), values)
+
+
+def _gradient(book: _Book, scaled: bool, values: Any, upstream: Any) -> Any:
+    """Each weight's share of the gradient; (weights,)."""
+    given = _sums(book, upstream)
+    # The hold has made them equal: one of each entry speaks for all.
+    sums = book.members * tf.gather(tf.cast(values, tf.float32), book.member)
+    scale = _scale(book, scaled, sums)
+    made = tf.where(book.fixed, 0.0, tf.reduce_sum(given * scale, axis=0)) * scale
+    if scaled:
+        ratios = tf.where(book.fixed, book.centroids, _means(book, scaled, sums, scale))
+        made += tf.reduce_sum(given * ratios, axis=1, keepdims=True) * book.ends
+    return _spread(book, made, values)
+
+
+def _sums(book: _Book, values: Any) -> Any:
+    """The sum over each entry, (scales, n)."""
     # In float32, a sum of a million equal weights drifts by percents.
-    return tf.math.unsorted_segment_sum(tf.cast(values, tf.float64), entries, count)
+    wide = tf.cast(values, tf.float64)
+    sums = tf.math.unsorted_segment_sum(wide, book.entries, math.prod(book.members.shape))
+    return tf.cast(tf.reshape(sums, book.members.shape), tf.float32)
 
 
-# TensorFlow's own kernels for scalars take three times as long. Compiling takes a quarter of
-# a second: small weights are not worth it.
+def _spread(book: _Book, table: Any, values: Any) -> Any:
+    """The entry of each weight, in the dtype of `values`."""
+    return tf.cast(tf.gather(tf.reshape(table, [-1]), book.entries), values.dtype)
+
+
+def _scale(book: _Book, scaled: bool, sums: Any) -> Any:
+    """Each scale as the weights at its ends have it, (scales, 1)."""
+    if not scaled:
+        return tf.ones((1, 1))
+    number = tf.reduce_sum(book.members * tf.abs(book.ends), axis=1, keepdims=True)
+    # An update may turn a small scale round; then it is gone.
+    total = tf.maximum(tf.reduce_sum(sums * book.ends, axis=1, keepdims=True), 0.0)
+    return total / tf.maximum(number, 1.0)
+
+
+def _means(book: _Book, scaled: bool, sums: Any, scale: Any) -> Any:
+    """Each centroid as its members have it, (n,)."""
+    members = tf.maximum(tf.reduce_sum(book.members, axis=0), 1.0)
+    means = tf.reduce_sum(tf.math.divide_no_nan(sums, scale), axis=0) / members
+    return tf.clip_by_value(means, -1.0, 1.0) if scaled else means
+
+
+# Compiled, it is one operation instead of a hundred small ones, and a third of the time of
+# TensorFlow's kernels for scalars. Compiling takes a quarter of a second: small weights are not
+# worth it.
 _COMPILED_FROM = 16_384
-_summed_compiled = tf.function(_summed, jit_compile=True)
-_gather_compiled = tf.function(lambda table, entries: tf.gather(table, entries), jit_compile=True)
+_obeyed_compiled = tf.function(_obeyed, jit_compile=True)
+_gradient_compiled = tf.function(_gradient, jit_compile=True)
 
 
 def _off_ties(centroids: Any) -> Any:
