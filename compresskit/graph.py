@@ -9,12 +9,22 @@ functions stays unseen: a tensor that goes there has no reader here.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 
 from compresskit.weights import leaves
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """One call of an operation: the tensors that went in and came out."""
+
+    operation: Any
+    given: list[Any]
+    made: list[Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +70,10 @@ def operations(model: keras.Layer) -> Iterator[Any]:
             yield layer
 
 
-def trace(model: keras.Model, sample: Any) -> Graph:
-    """Runs the model on a sample (a batch as the model takes it) and records the calls."""
-    calls: list[Call] = []
-    # Tensors are kept until the end: a freed one's identity could be given out again.
-    kept: list[Any] = []
+@contextmanager
+def recording(model: keras.Model) -> Iterator[list[Made]]:
+    """Inside, every call of an innermost operation of the model is written down, in order."""
+    calls: list[Made] = []
 
     def record(operation: Any) -> None:
         original = operation.call
@@ -73,17 +82,9 @@ def trace(model: keras.Model, sample: Any) -> Graph:
             outputs = original(*args, **kwargs)
             given = [value for value in keras.tree.flatten((args, kwargs)) if _tensor(value)]
             made = [value for value in keras.tree.flatten(outputs) if _tensor(value)]
-            kept.extend(given + made)
             # Dropout at inference and the like: the tensor that came in goes out.
-            if {id(value) for value in made} <= {id(value) for value in given}:
-                return outputs
-            calls.append(
-                Call(
-                    operation=operation,
-                    inputs=tuple(map(id, given)),
-                    outputs=tuple(id(value) for value in made),
-                )
-            )
+            if not {id(value) for value in made} <= {id(value) for value in given}:
+                calls.append(Made(operation=operation, given=given, made=made))
             return outputs
 
         operation.call = call
@@ -93,16 +94,29 @@ def trace(model: keras.Model, sample: Any) -> Graph:
     for operation in recorded:
         record(operation)
     try:
-        outputs = model(sample, training=False)
+        yield calls
     finally:
         for operation, call in zip(recorded, previous, strict=True):
             if call is None:
                 del operation.call
             else:
                 operation.call = call
-    kept.append(outputs)
+
+
+def trace(model: keras.Model, sample: Any) -> Graph:
+    """Runs the model on a sample (a batch as the model takes it) and records the calls."""
+    # The tensors live until the end: a freed one's identity could be given out again.
+    with recording(model) as calls:
+        outputs = model(sample, training=False)
     return Graph(
-        calls=tuple(calls),
+        calls=tuple(
+            Call(
+                operation=call.operation,
+                inputs=tuple(map(id, call.given)),
+                outputs=tuple(map(id, call.made)),
+            )
+            for call in calls
+        ),
         outputs=frozenset(id(value) for value in keras.tree.flatten(outputs)),
     )
 

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, cast, final
 
@@ -26,10 +27,14 @@ import numpy as np
 from compresskit.errors import ConversionError, Problem
 from compresskit.ranges import Range
 from compresskit.target import Precision
+from compresskit.tflite.culprit import culprit
 from compresskit.tflite.forms import Form
 from compresskit.tflite.lower import lower
+from compresskit.tflite.runtime import Runner
 
 TIMEOUT_SECONDS = 1800
+# A conversion that takes more ends by itself, before the system ends other processes for it.
+MEMORY_BYTES = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def convert(
@@ -50,13 +55,66 @@ def convert(
         lstm: in which form recurrent layers are written.
 
     Raises:
-        ConversionError: the converter refused, crashed, or took too long.
+        ConversionError: the converter refused, crashed, took too long or too much memory, or
+            what it wrote answers with other than numbers; it names the layer where this
+            begins, found by converting ever shorter beginnings of the model.
     """
+
+    def attempt(upto: int | None = None) -> tuple[bytes, str | None]:
+        """The file of the model, or of its first calls, and what is wrong with it."""
+        # Of a part, the outputs may be of any type.
+        wanted = precision if upto is None else replace(precision, io="float32")
+        content, error = _converted(model, wanted, sample, calibration, ranges, lstm, upto)
+        if error is None and wanted.io == "float32" and not Runner(content).finite(sample):
+            error = "a file that answers a sample with NaN or infinity"
+        return content, error
+
+    content, error = attempt()
+    if error is None:
+        return content
+    finite = all(
+        np.all(np.isfinite(answer)) for answer in keras.tree.flatten(model(sample, training=False))
+    )
+    layer = culprit(model, sample, lambda upto: attempt(upto)[1] is not None) if finite else None
+    named = f"; it begins with {layer}" if layer else ""
+    raise ConversionError(
+        Problem(
+            where=f"conversion of {model.name!r}",
+            found=error + named if finite else f"{error}, as the Keras model does",
+            expected="a graph that the TFLite converter takes, and numbers from what it makes",
+            fix=_fix(layer) if finite else "look for the layer whose weights are no numbers",
+        )
+    )
+
+
+def _fix(layer: str | None) -> str:
+    if layer:
+        return "write this layer with other operations, or choose another precision"
+    return "look for the op named above in the model, or choose another precision"
+
+
+def _converted(
+    model: keras.Model,
+    precision: Precision,
+    sample: Any,
+    calibration: Any,
+    ranges: Sequence[Range],
+    lstm: Form,
+    upto: int | None,
+) -> tuple[bytes, str | None]:
+    """The bytes of a file, or what went wrong."""
     with tempfile.TemporaryDirectory(prefix="compresskit-") as folder:
         saved_model, out, arrays = (Path(folder, name) for name in ("model", "out", "data.npz"))
         integer = precision.integer
         names = lower(
-            model, sample, saved_model, ranges, lstm, integer=integer, calibration=calibration
+            model,
+            sample,
+            saved_model,
+            ranges,
+            lstm,
+            integer=integer,
+            calibration=calibration,
+            upto=upto,
         )
         request = {
             "saved_model": str(saved_model),
@@ -70,21 +128,13 @@ def convert(
                 for value in keras.tree.flatten(sample)
             ),
             "per_channel_dense": precision.grid.per_channel_dense,
+            "memory": MEMORY_BYTES,
         }
         if integer:
             flat: Any = [np.asarray(value) for value in keras.tree.flatten(calibration)]
             np.savez(arrays, **dict(zip(names, flat, strict=True)))
         error = _worker.ask(request, timeout=TIMEOUT_SECONDS)
-        if error is not None:
-            raise ConversionError(
-                Problem(
-                    where=f"conversion of {model.name!r}",
-                    found=error,
-                    expected="a graph that the TFLite converter takes",
-                    fix="look for the op named above in the model, or choose another precision",
-                )
-            )
-        return out.read_bytes()
+        return (b"", error) if error is not None else (out.read_bytes(), None)
 
 
 @final

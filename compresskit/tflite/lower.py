@@ -15,6 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from compresskit.graph import Made, recording
 from compresskit.labels import signature_name
 from compresskit.outputs import output_names
 from compresskit.parametrize import reading
@@ -31,6 +32,7 @@ def frozen(
     *,
     integer: bool = False,
     calibration: Any = None,
+    upto: int | None = None,
 ) -> Any:
     """The concrete function of the model at inference.
 
@@ -41,6 +43,8 @@ def frozen(
         lstm: in which form recurrent layers are written.
         integer: whether the file will compute in integers.
         calibration: representative inputs, for integers; the sample if there are none.
+        upto: the outputs are what the first so many calls of operations leave for others,
+            instead of the model's own.
     """
     flat = [np.asarray(value) for value in keras.tree.flatten(sample)]
     names = _input_names(model, sample, len(flat))
@@ -52,14 +56,19 @@ def frozen(
 
     def call(*inputs: Any) -> Any:
         mapping = [(variable, tf.constant(value)) for variable, value in constants]
+        given = keras.tree.pack_sequence_as(sample, list(inputs))
+        if upto is not None:
+            with reading(mapping, ()), recording(model) as calls:
+                model(given, training=False)
+            return _left_over(calls[:upto])
         with reading(mapping, ()):
-            outputs = model(keras.tree.pack_sequence_as(sample, list(inputs)), training=False)
+            outputs = model(given, training=False)
         flat_outputs = keras.tree.flatten(outputs)
         if len(flat_outputs) == 1:
             return {"output_0": flat_outputs[0]}
         # Several come out in any order: by their names they are found again.
-        given = [signature_name(name) for name in output_names(model, outputs)]
-        return dict(zip(given, flat_outputs, strict=True))
+        names = [signature_name(name) for name in output_names(model, outputs)]
+        return dict(zip(names, flat_outputs, strict=True))
 
     with (
         applied(model, ranges, export=True),
@@ -79,13 +88,16 @@ def lower(
     *,
     integer: bool = False,
     calibration: Any = None,
+    upto: int | None = None,
 ) -> list[str]:
     """Writes the frozen model as a SavedModel with the signature `serving_default`.
 
     Returns:
         The names of its inputs, in the order of the sample's flat structure.
     """
-    function = frozen(model, sample, ranges, lstm, integer=integer, calibration=calibration)
+    function = frozen(
+        model, sample, ranges, lstm, integer=integer, calibration=calibration, upto=upto
+    )
     module = tf.Module()
     module.function = function
     tf.saved_model.save(module, str(folder), signatures={"serving_default": function})
@@ -118,6 +130,13 @@ def predictions(
         batches = [take(inputs, slice(start, start + batch_size)) for start in starts]
         parts = [function(each(batch, tf.constant)) for batch in batches]
     return np.concatenate([np.asarray(keras.tree.flatten(part)[output]) for part in parts])
+
+
+def _left_over(calls: Sequence[Made]) -> dict[str, Any]:
+    """The tensors that some calls make and none of them reads."""
+    read = {id(value) for call in calls for value in call.given}
+    left = [value for call in calls for value in call.made if id(value) not in read]
+    return {f"output_{index}": value for index, value in enumerate(left)}
 
 
 def _input_names(model: keras.Model, sample: Any, number: int) -> list[str]:

@@ -111,6 +111,16 @@ class Runner:
                 on_sample(index + 1)
         return self._dequantized(np.concatenate(answers))
 
+    def finite(self, sample: Samples) -> bool:
+        """Whether the file answers the first sample with numbers alone, no NaN or infinity."""
+        self._set(self._given(sample), 0)
+        self._interpreter.invoke()
+        answers = [
+            self._interpreter.get_tensor(each["index"])
+            for each in self._interpreter.get_output_details()
+        ]
+        return all(bool(np.all(np.isfinite(answer))) for answer in answers)
+
     def latency_ms(self, sample: Samples, *, warm_up: int = 10, runs: int = 50) -> float:
         """Median time of one inference in milliseconds, after a warm-up."""
         self._set(self._given(sample), 0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import sys
 import traceback
 from collections.abc import Callable
@@ -20,11 +21,14 @@ def convert(request: dict[str, Any]) -> None:
 
     The request has `saved_model`, `out`, `weights`, `activations`, `io`,
     `per_channel_dense`, `integer_inputs` and, for integer activations, `calibration`, a
-    .npz file with an array of samples for each input, by its name.
+    .npz file with an array of samples for each input, by its name; and `memory`, the most
+    bytes that the process may have for data.
     """
     import numpy as np
     import tensorflow as tf
 
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (request["memory"], hard))
     converter = tf.lite.TFLiteConverter.from_saved_model(request["saved_model"])
     # Builtins only: an op of TensorFlow itself does not exist on an edge device.
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
