@@ -24,7 +24,7 @@ from compresskit.tflite.convert import convert
 from compresskit.tflite.runtime import Runner
 from compresskit.tflite.scales import check_scales
 from tests.files import PRECISIONS, int8_file, plain_file
-from tests.models import MODELS, mlp
+from tests.models import MODELS, SEQUENCE_MODELS, mlp
 from tests.training import answers, compressed, inputs_of, trained
 
 INT8 = Precision(weights="int8", activations="int8", io="int8")
@@ -59,6 +59,27 @@ class TestContract:
         assert dense
         for op in dense:
             assert audit(content).tensors[op.inputs[1]].scales.size == 1
+
+
+# What the converter makes of a Keras 3 model that is handed to it as it is: variables left as
+# resources, which may answer NaN; a batch of any size, with which a recurrent layer is refused or
+# needs TensorFlow's own ops; loops, whose conversion to int8 ends the process; tokens, whose type
+# it rejects for an int8 file.
+BROKEN = ("VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "CALL_ONCE", "WHILE", "CUSTOM")
+
+
+class TestKnownToBreak:
+    @pytest.mark.parametrize("name", [*MODELS, *SEQUENCE_MODELS])
+    def test_nothing_of_it_is_in_a_file(self, name):
+        read = audit(int8_file(name))
+        assert not [op for op in read.counts if op in BROKEN or op.startswith("Flex")]
+        for index in (*read.inputs, *read.outputs):
+            assert read.tensors[index].shape[0] == 1
+        tokens = np.issubdtype(inputs_of(name, 1).dtype, np.integer)
+        assert [read.tensors[index].dtype for index in read.inputs] == [
+            "INT32" if tokens else "INT8"
+        ]
+        assert [read.tensors[index].dtype for index in read.outputs] == ["INT8"]
 
 
 class TestPrecision:
