@@ -16,6 +16,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from compresskit.benchmarking import bench
     from compresskit.engine import Result, compress
     from compresskit.errors import CompressKitError
     from compresskit.exporting import export
@@ -27,6 +28,7 @@ _HOMES = {
     "CompressKitError": "compresskit.errors",
     "Recipe": "compresskit.recipe",
     "Result": "compresskit.engine",
+    "bench": "compresskit.benchmarking",
     "compress": "compresskit.engine",
     "export": "compresskit.exporting",
     "inspect": "compresskit.inspection",
@@ -37,6 +39,7 @@ __all__ = [
     "CompressKitError",
     "Recipe",
     "Result",
+    "bench",
     "compress",
     "export",
     "inspect",

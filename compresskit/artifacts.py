@@ -54,8 +54,8 @@ def artifact(
     output: Output,
     ranges: Sequence[Range],
     bars: Bars,
-) -> tuple[ArtifactReport, Audit, bytes]:
-    """Converts, audits, runs and measures one file.
+) -> tuple[ArtifactReport, Audit, bytes, Runner]:
+    """Converts, audits and runs one file. It is timed later, together with the others.
 
     Args:
         model: plain, with what training made baked into its weights.
@@ -102,7 +102,6 @@ def artifact(
         ops=audited.counts,
         float_ops=len(audited.computed_in_float()),
         requantize_ops=len(audited.requantized()),
-        latency_ms=runner.latency_ms(dataset.x_test),
         sparsity=zeros(audited),
         tensors=tensors(audited),
         claim=claim,
@@ -111,7 +110,7 @@ def artifact(
         packed_bytes=len(pack(content)) if precision.weights == "int8" else None,
         entropy_bytes=entropy_bytes(audited) if precision.weights == "int8" else None,
     )
-    return report, audited, content
+    return report, audited, content, runner
 
 
 def _check_luts(

@@ -14,7 +14,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import click
 
 from compresskit import catalog
-from compresskit.commands import files
+from compresskit.commands import files, measure
 from compresskit.commands.sensitivity import sensitivity
 from compresskit.commands.shared import (
     JSON,
@@ -174,7 +174,14 @@ def export(
         tables.file(made)
 
 
-for _command in (files.inspect, files.evaluate, files.pack, files.unpack, sensitivity):
+for _command in (
+    files.inspect,
+    files.evaluate,
+    files.pack,
+    files.unpack,
+    measure.bench,
+    sensitivity,
+):
     main.add_command(_command)
 
 

@@ -26,7 +26,7 @@ from compresskit.recipe_source import Locate, render
 from compresskit.report.html import render as render_html
 from compresskit.report.records import Promise, Report, StageReport
 from compresskit.resolution import training_grid
-from compresskit.run import Run, measure_baseline
+from compresskit.run import Run, measure_baseline, measure_latency
 from compresskit.samples import count, take
 from compresskit.stages import Stage
 from compresskit.training import fit, learn
@@ -132,6 +132,7 @@ def compress(
         _detach(run)
         if completed:
             _export(run)
+        measure_latency(run)
         report = _report(run, time.perf_counter() - started)
         if folder is not None:
             _write(run, report, folder)
@@ -259,7 +260,7 @@ def _detach(run: Run) -> None:
 
 def _export(run: Run) -> None:
     for export, resolved in zip(run.recipe.export, run.exports, strict=True):
-        made, audited, content = artifacts.artifact(
+        made, audited, content, runner = artifacts.artifact(
             run.model,
             export,
             resolved,
@@ -272,6 +273,7 @@ def _export(run: Run) -> None:
         if run.folder is not None:
             (run.folder / resolved.file).write_bytes(content)
         run.files.append(made)
+        run.runners.append(runner)
         drop = run.drop(made.metrics)
         run.promises += artifacts.promises(made, audited, export, resolved, run.kept, drop)
 

@@ -12,8 +12,8 @@ from compresskit.labels import label_of, signature_name
 from compresskit.metrics import METRICS
 from compresskit.samples import count
 from compresskit.tflite.audit import audit
-from compresskit.tflite.decode import DECODE
-from compresskit.tflite.runtime import Runner
+from compresskit.tflite.runtime import Runner, runtime_of
+from compresskit.tflite.timing import interleaved
 
 
 def evaluate(
@@ -66,16 +66,16 @@ def evaluate(
     figures: dict[str, Any] = {"samples": count(dataset.x_test)}
     if Path(path).suffix == ".tflite":
         content = read_file(path)
-        decodes = DECODE in audit(content, str(path)).counts
         runner = Runner(
             content,
             threads=threads,
             where=str(path),
-            runtime="tflite-micro" if decodes else "litert",
+            runtime=runtime_of(audit(content, str(path))),
             output=signature_name(output) if several and output is not None else None,
         )
         outputs = runner.predict(dataset.x_test)
-        figures["latency_ms"] = runner.latency_ms(dataset.x_test)
+        (timing,) = interleaved([runner], [dataset.x_test])
+        figures["latency_ms"] = timing.ms()
     else:
         from compresskit.fitting import try_out
         from compresskit.models.load import load_model

@@ -29,13 +29,14 @@ class Examples:
     Attributes:
         x, y: training samples and their labels.
         loss: as `keras.Model.compile` takes it.
-        latency: the time that the file of a model takes for one sample, in milliseconds.
+        latency: of a model, what tells how long the file of another takes for one sample, as a
+            share of what its own does.
     """
 
     x: Any = None
     y: Any = None
     loss: Any = None
-    latency: Callable[[keras.Model], float] | None = None
+    latency: Callable[[keras.Model], Callable[[keras.Model], float]] | None = None
 
 
 @final

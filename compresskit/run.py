@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -30,6 +30,7 @@ from compresskit.tflite.audit import audit
 from compresskit.tflite.convert import convert
 from compresskit.tflite.lower import predictions
 from compresskit.tflite.runtime import Runner
+from compresskit.tflite.timing import interleaved
 from compresskit.training import fit, loss_for
 
 _FLOAT32 = Precision(weights="float32", activations="float32", io="float32")
@@ -56,6 +57,7 @@ class Run:
     attached: list[tuple[Stage, Attached]] = field(default_factory=list)
     stages: list[StageReport] = field(default_factory=list)
     files: list[ArtifactReport] = field(default_factory=list)
+    runners: list[Runner] = field(default_factory=list)  # of the baseline's file, then of `files`
     promises: list[Promise] = field(default_factory=list)
     kept: list[Kept] = field(default_factory=list)
     ranges: tuple[Range, ...] = ()
@@ -120,15 +122,37 @@ def measure_baseline(run: Run) -> None:
     with run.bars.task("converting the float32 baseline", None):
         content = convert(run.model, _FLOAT32, sample=take(run.dataset.x_test, slice(1)))
     size = audit(content)
+    run.runners.append(Runner(content))
     run.baseline = Baseline(
         metrics=run.measure(run.answers(), "baseline"),
         parameters=run.model.count_params(),
         tflite_bytes=size.size,
         tflite_gzip_bytes=size.gzip_size,
-        latency_ms=Runner(content).latency_ms(run.dataset.x_test),
     )
 
 
-def latency_ms(model: keras.Model, x: Samples) -> float:
-    """What the float32 file of a model takes for one sample, in milliseconds, on one thread."""
-    return Runner(convert(model, _FLOAT32, sample=take(x, slice(1)))).latency_ms(x)
+def measure_latency(run: Run) -> None:
+    """Times the files of the run in turn, so that their ratios hold on a busy machine, too."""
+    assert run.baseline is not None
+    with run.bars.task("timing the files", None):
+        times = interleaved(run.runners, [run.dataset.x_test] * len(run.runners))
+    run.baseline = replace(run.baseline, latency_ms=times[0].ms())
+    files = zip(run.files, times[1:], strict=True)
+    run.files = [replace(file, latency_ms=timing.ms()) for file, timing in files]
+
+
+def against(model: keras.Model, x: Samples) -> Callable[[keras.Model], float]:
+    """What tells how long another model takes, as a share of what this one does.
+
+    Both are float32 files that run in turn, one sample at a time, on one thread.
+    """
+    first = _float32(model, x)
+
+    def ratio(other: keras.Model) -> float:
+        return interleaved([first, _float32(other, x)], [x, x])[1].ratio()
+
+    return ratio
+
+
+def _float32(model: keras.Model, x: Samples) -> Runner:
+    return Runner(convert(model, _FLOAT32, sample=take(x, slice(1))))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from compresskit import artifacts
 from compresskit.method import Examples, Smaller
 from compresskit.report.records import Promise
-from compresskit.run import Run, latency_ms
+from compresskit.run import Run, against
 from compresskit.stages import Shrink, Stage
 
 # Largest mean difference of outputs that removing units at zero may make.
@@ -18,7 +18,7 @@ def examples(run: Run) -> Examples:
         x=run.dataset.x_train,
         y=run.dataset.y_train,
         loss=run.loss,
-        latency=lambda model: latency_ms(model, run.dataset.x_test),
+        latency=lambda model: against(model, run.dataset.x_test),
     )
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from compresskit.benchmarking import Bench
 from compresskit.inspection import FileReport
 from compresskit.planning import Plan
 from compresskit.report.records import Report
@@ -84,6 +85,40 @@ def file(report: FileReport) -> None:
         _print(console, "what the target says", ("index", "op", ""), found)
     if report.claim:
         console.print(escape(report.claim))
+
+
+def bench(made: Bench) -> None:
+    """What files take, beside the first."""
+    console = _console()
+    rows = [
+        (
+            each.path,
+            f"{each.bytes:,}",
+            f"{each.latency_ms:.4f}",
+            f"{each.p10_ms:.4f} to {each.p90_ms:.4f}",
+            f"{each.ratio:.3f}",
+            f"{each.ratio_p10:.3f} to {each.ratio_p90:.3f}",
+            "" if each.peak_memory_bytes is None else f"{each.peak_memory_bytes:,}",
+            each.runtime,
+        )
+        for each in made.files
+    ]
+    title = (
+        f"{made.runs} calls of each file, in turn; {made.threads} thread"
+        f"{'s' if made.threads > 1 else ''}; inputs: {made.data}"
+    )
+    columns = ("file", "bytes", "median ms", "p10 to p90", "to first", "p10 to p90")
+    _print(console, title, (*columns, "peak memory", "runtime"), rows)
+    for each in made.files:
+        if each.ops:
+            whole = sum(op.ms for op in each.ops)
+            _print(
+                console,
+                f"{each.path}: each op alone, as a file of its own; {whole:.4f} ms together, "
+                f"{each.latency_ms:.4f} ms in one file",
+                ("index", "op", "output", "ms", "share"),
+                [(o.index, o.op, o.output, f"{o.ms:.4f}", f"{o.share:.1%}") for o in each.ops],
+            )
 
 
 def sensitivity(made: Sensitivity, chosen: Mapping[str, float]) -> None:

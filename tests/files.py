@@ -16,7 +16,7 @@ from compresskit.stages import QAT
 from compresskit.target import Grid, Precision
 from compresskit.tflite.convert import convert
 from compresskit.weights import weights_of
-from tests.models import tiny_bert
+from tests.models import bidirectional, sequences, tiny_bert
 from tests.training import compressed, inputs_of, length, trained
 
 PRECISIONS = {
@@ -30,6 +30,12 @@ PRECISIONS = {
 def plain_file(name: str, precision: str) -> bytes:
     """A plain model's file."""
     return convert(trained(name), PRECISIONS[precision], sample=inputs_of(name, 1))
+
+
+@functools.cache
+def token_file() -> bytes:
+    """A float16 file that looks token ids up, with two fused LSTMs; untrained."""
+    return convert(bidirectional(), PRECISIONS["float16"], sample=sequences("bidirectional", 1))
 
 
 @functools.cache

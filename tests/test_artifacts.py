@@ -65,7 +65,7 @@ def made():
     """A pruned, quantized perceptron as a file: report, audit, resolved export."""
     (resolved, _), _ = resolve(recipe())
     done = compressed("mlp")
-    report, audited, content = artifacts.artifact(
+    report, audited, content, _ = artifacts.artifact(
         done.model,
         Export(target="edge-cpu"),
         resolved,
@@ -108,7 +108,8 @@ class TestArtifact:
         assert [each.shape for each in report.tensors] == [(32, 64), (10, 32)]
         assert report.weight_bytes == 32 * 64 + 10 * 32
         assert report.parity.samples == 64
-        assert report.latency_ms > 0
+        # It is timed in the end, in turn with the other files of the run.
+        assert np.isnan(report.latency_ms)
 
     def test_sparsity_counts_values_not_tensors(self, made):
         report = made[0]

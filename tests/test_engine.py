@@ -18,6 +18,7 @@ from compresskit.methods.prune import Pruning
 from compresskit.recipe import Recipe
 from compresskit.stages import Prune
 from compresskit.target import Grid
+from compresskit.tflite import timing
 from compresskit.weights import weights_of
 from tests.models import MODELS, SEQUENCE_MODELS, mlp
 from tests.runs import (
@@ -362,6 +363,22 @@ class TestGate:
         (one,) = result.report.broken
         assert one.stage == "edge-cpu-float32.tflite"
         assert len(result.artifacts) == 1  # it is there to be looked at
+
+
+class TestLatency:
+    def test_the_baseline_and_all_files_are_timed_together(self, monkeypatch):
+        timed = []
+
+        def interleaved(runners, samples, **settings):
+            timed.append(timing.interleaved(runners, samples, runs=2))
+            return timed[-1]
+
+        monkeypatch.setattr("compresskit.run.interleaved", interleaved)
+        report = ck.compress(None, recipe(stages=[], baseline=None)).report
+        (once,) = timed
+        measured = [report.baseline.latency_ms, *(file.latency_ms for file in report.artifacts)]
+        assert len(measured) == 3
+        assert measured == [each.ms() for each in once]
 
 
 class TestErrors:

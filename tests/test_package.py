@@ -91,6 +91,10 @@ class TestLean:
     def test_inspect_a_tflite_file(self, tmp_path, flags):
         assert heavy_after_command("inspect", written(tmp_path), *flags) == []
 
+    def test_bench(self, tmp_path):
+        words = ["--runs", "2", "--profile", "--data", "digits"]
+        assert heavy_after_command("bench", written(tmp_path), *words) == []
+
     def test_evaluate_a_tflite_file(self, tmp_path):
         x, y = np.zeros((4, 8, 8, 1), dtype=np.float32), np.arange(4)
         np.savez(tmp_path / "d.npz", x_train=x, y_train=y, x_test=x, y_test=y)

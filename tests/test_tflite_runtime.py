@@ -8,7 +8,8 @@ import pytest
 from compresskit.errors import DataError, ModelError
 from compresskit.tflite.audit import audit
 from compresskit.tflite.runtime import Runner
-from tests.files import int8_file, plain_file
+from tests.files import int8_file, plain_file, token_file
+from tests.models import TOKENS, VOCABULARY
 from tests.training import inputs_of
 
 
@@ -59,10 +60,46 @@ class TestPredict:
         assert problem.expected == "samples of shape (8, 8, 1), which the file takes"
 
 
-class TestLatency:
-    def test_is_a_time(self):
+class TestFeed:
+    def test_each_call_takes_the_next_sample_and_is_a_time(self):
+        x = inputs_of("mlp", 2)
         runner = Runner(plain_file("mlp", "float32"))
-        assert 0 < runner.latency_ms(inputs_of("mlp", 1), warm_up=1, runs=5) < 100
+        expected = runner.predict(x)
+        call = runner.feed(x)
+        for index in (0, 1, 0):
+            assert 0 < call() < 100
+            read = runner._interpreter.get_tensor(runner._output["index"])
+            np.testing.assert_array_equal(read[0], expected[index])
+
+    def test_samples_of_another_shape(self):
+        with pytest.raises(DataError):
+            Runner(plain_file("mlp", "float32")).feed(np.zeros((1, 3), np.float32))
+
+
+class TestMadeUp:
+    def test_floats(self):
+        runner = Runner(plain_file("mlp", "float32"))
+        (made,) = runner.made_up().values()
+        assert made.shape == (1, 8, 8, 1)
+        assert made.dtype == np.float32
+        assert made.std() > 0.5
+        assert np.isfinite(runner.predict({"image": made})).all()
+
+    def test_quantized_inputs_take_the_whole_range(self):
+        runner = Runner(int8_file("mlp"))
+        (given,) = runner._inputs.values()
+        scale, zero = given["quantization"]
+        stored = np.round(runner.made_up()["image"] / scale) + zero
+        assert stored.min() < -100
+        assert stored.max() > 100
+        assert np.abs(stored).max() <= 128
+
+    def test_ids_stay_within_their_table(self):
+        runner = Runner(token_file())
+        np.testing.assert_array_equal(runner.made_up()["tokens"], np.zeros((1, *TOKENS)))
+        made = runner.made_up({"tokens": VOCABULARY})["tokens"]
+        assert made.dtype == np.int32
+        assert 0 <= made.min() < made.max() < VOCABULARY
 
 
 class TestDamaged:

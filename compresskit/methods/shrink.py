@@ -175,9 +175,9 @@ class _Choice:
         return how_many(ordered, lambda gone: cost(without(self.structure, gone)) <= limit)
 
     def _until_fast_enough(self, ordered: np.ndarray) -> int:
-        latency = self.latency
-        assert latency is not None
-        limit = (1.0 - self.stage.amount.share) * latency(self.structure.model)
+        assert self.latency is not None
+        latency = self.latency(self.structure.model)
+        limit = 1.0 - self.stage.amount.share
         return how_many(
             ordered,
             lambda gone: (

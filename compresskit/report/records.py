@@ -6,6 +6,7 @@ All figures of an artifact are read from its bytes or measured by running it.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -21,14 +22,15 @@ class Baseline:
         parameters: number of weights, trained or not.
         tflite_bytes, tflite_gzip_bytes: of the plain float32 export: what every ratio
             is taken of.
-        latency_ms: median of one inference of that export on one thread.
+        latency_ms: median of one inference of that export on one thread, timed in turn with the
+            files of the run, in the end; no number until then.
     """
 
     metrics: dict[str, float]
     parameters: int
     tflite_bytes: int
     tflite_gzip_bytes: int
-    latency_ms: float
+    latency_ms: float = math.nan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +131,7 @@ class ArtifactReport:
         ops: how often each op occurs.
         float_ops: how many of them read or write floats.
         requantize_ops: number of QUANTIZE and DEQUANTIZE ops.
+        latency_ms: as that of the baseline, and measured together with it.
         claim: what the target says of the file, or an empty string.
         findings: what of it the target does not run.
         notes: what whoever runs the file must know.
@@ -146,7 +149,7 @@ class ArtifactReport:
     ops: dict[str, int]
     float_ops: int
     requantize_ops: int
-    latency_ms: float
+    latency_ms: float = math.nan
     sparsity: float
     tensors: tuple[TensorReport, ...]
     claim: str

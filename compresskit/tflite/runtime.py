@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import statistics
+import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, final
 
 import numpy as np
@@ -13,8 +13,11 @@ from ai_edge_litert.interpreter import Interpreter
 from compresskit.errors import DataError, ModelError, Problem, did_you_mean
 from compresskit.progress import muted
 from compresskit.samples import Samples, count, shapes
-from compresskit.tflite.audit import audit
+from compresskit.tflite.audit import Audit, audit
+from compresskit.tflite.decode import DECODE
 from compresskit.tflite.micro import MicroInterpreter
+
+Runtime = Literal["litert", "tflite-micro"]
 
 
 @final
@@ -38,7 +41,7 @@ class Runner:
         *,
         threads: int = 1,
         where: str = "model.tflite",
-        runtime: Literal["litert", "tflite-micro"] = "litert",
+        runtime: Runtime = "litert",
         output: str | None = None,
     ):
         self.where = where
@@ -47,10 +50,8 @@ class Runner:
             if runtime == "tflite-micro"
             else _litert(content, threads, where)
         )
-        # The converter calls an input of the signature `tokens` "serving_default_tokens:0".
         self._inputs = {
-            each["name"].removeprefix("serving_default_").rsplit(":", 1)[0]: each
-            for each in self._interpreter.get_input_details()
+            input_name(each["name"]): each for each in self._interpreter.get_input_details()
         }
         position = 0 if output is None else _position(content, output, where)
         self._output = self._interpreter.get_output_details()[position]
@@ -121,17 +122,61 @@ class Runner:
         ]
         return all(bool(np.all(np.isfinite(answer))) for answer in answers)
 
-    def latency_ms(self, sample: Samples, *, warm_up: int = 10, runs: int = 50) -> float:
-        """Median time of one inference in milliseconds, after a warm-up."""
-        self._set(self._given(sample), 0)
-        for _ in range(warm_up):
-            self._interpreter.invoke()
-        times = []
-        for _ in range(runs):
+    def made_up(self, rows: Mapping[str, int] | None = None) -> dict[str, np.ndarray]:
+        """One sample of no meaning, the same each time: for measuring time and memory.
+
+        Args:
+            rows: for inputs that are looked up in a table, its number of rows.
+
+        Returns:
+            By input: floats of a standard normal distribution; for quantized inputs any value of
+            their range, as floats; for integers below `rows` any of them, or zeros without.
+        """
+        random = np.random.default_rng(0)
+        made: dict[str, np.ndarray] = {}
+        for name, each in self._inputs.items():
+            shape, dtype = (1, *map(int, each["shape"][1:])), each["dtype"]
+            scale, zero = each["quantization"]
+            if np.issubdtype(dtype, np.floating):
+                made[name] = random.standard_normal(shape).astype(dtype)
+            elif scale:
+                limits = np.iinfo(dtype)
+                stored = random.integers(limits.min, limits.max, shape, endpoint=True)
+                made[name] = (stored - zero) * np.float32(scale)
+            else:
+                made[name] = random.integers(0, (rows or {}).get(name, 1), shape).astype(dtype)
+        return made
+
+    def feed(self, inputs: Samples) -> Callable[[], float]:
+        """What calls the file with the next sample, and the first after the last.
+
+        Returns:
+            A function that takes nothing and returns the milliseconds that the call alone took.
+
+        Raises:
+            DataError: the samples do not have the shape that the file takes.
+        """
+        given = self._given(inputs)
+        indices = itertools.cycle(range(count(inputs)))
+
+        def call() -> float:
+            self._interpreter.reset_all_variables()
+            self._set(given, next(indices))
             start = time.perf_counter()
             self._interpreter.invoke()
-            times.append(time.perf_counter() - start)
-        return statistics.median(times) * 1000.0
+            return (time.perf_counter() - start) * 1000.0
+
+        return call
+
+
+def input_name(tensor: str) -> str:
+    """The input of the signature, `tokens`, that the converter calls `serving_default_tokens:0`."""
+    return tensor.removeprefix("serving_default_").rsplit(":", 1)[0]
+
+
+def runtime_of(audited: Audit) -> Runtime:
+    """What runs a file here: LiteRT, unless it has weights in look-up tables."""
+    return "tflite-micro" if DECODE in audited.counts else "litert"
 
 
 def _position(content: bytes, output: str, where: str) -> int:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,7 +21,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
-ROUNDS, RUNS, SEQUENCES = 15, 20, 100
+RUNS, SEQUENCES = 300, 100
 FORMS = ("fused", "while", "unrolled")
 
 
@@ -115,6 +114,7 @@ def network(name):
     from compresskit.errors import ConversionError
     from compresskit.tflite.convert import convert
     from compresskit.tflite.lower import predictions
+    from compresskit.tflite.timing import interleaved
 
     model, x = made(name)
     expected = predictions(model, x)
@@ -146,16 +146,13 @@ def network(name):
                 _, ops, error = described(content, x, expected)
                 wrong = f"{ops}; {error if isinstance(error, str) else f'{error:.3f}'}"
             rows[form] = [*row, wrong]
-    times = {form: [] for form in runners}
-    for _ in range(ROUNDS):
-        for form, runner in runners.items():
-            times[form].append(runner.latency_ms(x, warm_up=3, runs=RUNS))
+    # Ratios are to the first, the fused form.
+    measured = interleaved(list(runners.values()), [x] * len(runners), runs=RUNS)
+    times = dict(zip(runners, measured, strict=True))
     for form, row in rows.items():
         latency = ratio = ""
         if form in times:
-            latency = f"{statistics.median(times[form]):.3f}"
-            pairs = zip(times[form], times["fused"], strict=True)
-            ratio = f"{statistics.median(one / fused for one, fused in pairs):.2f}"
+            latency, ratio = f"{times[form].ms():.3f}", f"{times[form].ratio():.2f}"
         print(
             f"| {name} | {form} | {row[0]} | {row[1]} | {row[2]} | {latency} | {ratio} | {row[3]} |"
         )

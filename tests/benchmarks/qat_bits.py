@@ -153,7 +153,7 @@ def measured(model, dataset, precision, ranges=()):
         file="benchmark.tflite",
     )
     export = Export(target="edge-cpu", precision=precision)
-    report, _, _ = artifact(
+    report, *_ = artifact(
         model,
         export,
         resolved,

@@ -1,0 +1,49 @@
+"""Commands that measure files side by side."""
+
+from __future__ import annotations
+
+import click
+
+from compresskit.commands.shared import JSON, echo_json, load_data, reported
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option(
+    "--data", help="Data set, .npz file, folder, or module:function; else made-up inputs."
+)
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option(
+    "--runs", type=click.IntRange(min=1), default=100, show_default=True,
+    help="Timed calls of each file.",
+)  # fmt: skip
+@click.option("--profile", is_flag=True, help="Time each op, too, as a file of its own.")
+@JSON
+@reported
+def bench(
+    files: tuple[str, ...],
+    data: str | None,
+    threads: int,
+    runs: int,
+    profile: bool,
+    as_json: bool,
+) -> None:
+    """Times each FILE, a .tflite file, on this machine, and compares with the first.
+
+    Files are called in turn, one sample a call, after a warm-up. A data set given as
+    module:function imports and runs your own code.
+    """
+    from compresskit import tables
+    from compresskit.benchmarking import bench as measure
+
+    made = measure(
+        files,
+        data=load_data(data) if data else None,
+        threads=threads,
+        runs=runs,
+        profile=profile,
+    )
+    if as_json:
+        echo_json(made.to_dict())
+    else:
+        tables.bench(made)
