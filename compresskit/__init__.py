@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from compresskit.benchmarking import bench
+    from compresskit.comparison import compare
     from compresskit.engine import Result, compress
     from compresskit.errors import CompressKitError
     from compresskit.exporting import export
@@ -29,6 +30,7 @@ _HOMES = {
     "Recipe": "compresskit.recipe",
     "Result": "compresskit.engine",
     "bench": "compresskit.benchmarking",
+    "compare": "compresskit.comparison",
     "compress": "compresskit.engine",
     "export": "compresskit.exporting",
     "inspect": "compresskit.inspection",
@@ -40,6 +42,7 @@ __all__ = [
     "Recipe",
     "Result",
     "bench",
+    "compare",
     "compress",
     "export",
     "inspect",

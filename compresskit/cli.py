@@ -180,6 +180,7 @@ for _command in (
     files.pack,
     files.unpack,
     measure.bench,
+    measure.compare,
     sensitivity,
 ):
     main.add_command(_command)

@@ -35,12 +35,16 @@ def reading(outputs: np.ndarray, labels: np.ndarray) -> Answers:
 def agreement(outputs: np.ndarray, reference: np.ndarray, answers_are: Answers) -> float:
     """Share of equal answers: classes, yes or no, or numbers that are close."""
     if answers_are == "numbers":
-        close = np.abs(outputs - reference) <= _CLOSE * np.std(reference, axis=0)
-        return float(np.mean(close))
+        return float(np.mean(close(outputs, reference)))
     if answers_are in ("shares", "scores"):
         least = 0.5 if answers_are == "shares" else 0.0
         return float(np.mean((outputs > least) == (reference > least)))
     return float(np.mean(answers(outputs) == answers(reference)))
+
+
+def close(outputs: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Which numbers differ by at most a twentieth of the reference's standard deviation."""
+    return np.abs(outputs - reference) <= _CLOSE * np.std(reference, axis=0)
 
 
 def accuracy(outputs: np.ndarray, labels: np.ndarray) -> float:

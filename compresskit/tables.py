@@ -15,7 +15,8 @@ from compresskit.inspection import FileReport
 from compresskit.planning import Plan
 from compresskit.report.records import Report
 
-if TYPE_CHECKING:  # it loads TensorFlow
+if TYPE_CHECKING:  # of the same layer; or it loads TensorFlow
+    from compresskit.comparison import Comparison
     from compresskit.sensitivity import Sensitivity
 
 _WIDTH_IN_A_PIPE = 140
@@ -119,6 +120,76 @@ def bench(made: Bench) -> None:
                 ("index", "op", "output", "ms", "share"),
                 [(o.index, o.op, o.output, f"{o.ms:.4f}", f"{o.share:.1%}") for o in each.ops],
             )
+
+
+def comparison(made: Comparison, show: int) -> None:
+    """Two models side by side.
+
+    Args:
+        show: most rows of each table of differences.
+    """
+    console = _console()
+    sides = (made.a, made.b)
+    rows: list[tuple[Any, ...]] = [
+        (key, *(_cell(getattr(side, key)) for side in sides))
+        for key in ("kind", "bytes", "gzip_bytes", "packed_bytes", "parameters", "sparsity")
+    ]
+    rows += [
+        (f"weights in {each}", *(_cell(side.dtypes.get(each)) for side in sides))
+        for each in sorted({*made.a.dtypes, *made.b.dtypes})
+    ]
+    rows += [
+        (each, *(_cell(side.ops.get(each)) for side in sides))
+        for each in sorted({*made.a.ops, *made.b.ops})
+    ]
+    rows += [(each, *(_cell(side.metrics[each]) for side in sides)) for each in made.a.metrics]
+    _print(console, "", ("", made.a.path, made.b.path), rows)
+    if made.answers is not None:
+        given = made.answers
+        title = (
+            f"{given.data}: {given.samples:,} samples, agreement {given.agreement:.4f}; outputs "
+            f"differ by {given.mean_abs_error:.2g} on average, {given.max_abs_error:.2g} at most; "
+            f"{_shown(len(given.changed), show)} answered differently"
+        )
+        changed = [(each.index, each.label, each.a, each.b) for each in given.changed[:show]]
+        _print(console, title, ("sample", "label", "answer of A", "of B"), changed)
+    columns = ("A", "B", "shape", "relative error", "SQNR dB", "")
+    for kind, found in (("weights", made.weights), ("activations", made.activations)):
+        worst = sorted(found, key=lambda each: -_error(each))[:show]
+        differences = [
+            (
+                f"{each.a} ({each.dtypes[0]})",
+                f"{each.b} ({each.dtypes[1]})",
+                each.shape,
+                "" if each.relative_error is None else f"{each.relative_error:.4f}",
+                "" if each.sqnr_db is None else f"{each.sqnr_db:.1f}",
+                "but for a factor of each channel" if each.scaled else "",
+            )
+            for each in worst
+        ]
+        if differences:
+            title = f"{kind}, the worst first: {_shown(len(found), show)} compared"
+            _print(console, title, columns, differences)
+    for side, left in zip(sides, (made.only_a, made.only_b), strict=True):
+        if left:
+            names = ", ".join(left[:show])
+            console.print(escape(f"without a counterpart in {side.path}: {names}"), soft_wrap=True)
+
+
+def _error(each: Any) -> float:
+    return float("inf") if each.relative_error is None else each.relative_error
+
+
+def _shown(count: int, show: int) -> str:
+    return f"{count:,}" if count <= show else f"{show:,} of {count:,}"
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def sensitivity(made: Sensitivity, chosen: Mapping[str, float]) -> None:

@@ -1,10 +1,17 @@
-"""Commands that measure files side by side."""
+"""Commands that put files side by side."""
 
 from __future__ import annotations
 
 import click
 
-from compresskit.commands.shared import JSON, echo_json, load_data, reported
+from compresskit.commands.shared import (
+    JSON,
+    UNSAFE,
+    echo_json,
+    load_data,
+    load_tensorflow,
+    reported,
+)
 
 
 @click.command()
@@ -47,3 +54,50 @@ def bench(
         echo_json(made.to_dict())
     else:
         tables.bench(made)
+
+
+@click.command()
+@click.argument("a")
+@click.argument("b")
+@click.option("--data", help="Data set, .npz file, folder, or module:function, to answer.")
+@click.option("--metric", default="accuracy", show_default=True)
+@click.option("--output", help="Which of several outputs, by the name of its labels.")
+@click.option(
+    "--show", type=click.IntRange(min=0), default=10, show_default=True,
+    help="Most rows of a table; with --json all are given.",
+)  # fmt: skip
+@JSON
+@UNSAFE
+@reported
+def compare(
+    a: str,
+    b: str,
+    data: str | None,
+    metric: str,
+    output: str | None,
+    show: int,
+    as_json: bool,
+    unsafe_load: bool,
+) -> None:
+    """Compares A and B, .tflite or .keras files: size, weights and, with --data, answers.
+
+    Errors are those of B, relative to A. A data set given as module:function imports and runs your
+    own code.
+    """
+    if not (a.endswith(".tflite") and b.endswith(".tflite")):
+        load_tensorflow()
+    from compresskit import tables
+    from compresskit.comparison import compare as make
+
+    made = make(
+        a,
+        b,
+        data=load_data(data) if data else None,
+        metric=metric,
+        output=output,
+        safe_mode=not unsafe_load,
+    )
+    if as_json:
+        echo_json(made.to_dict())
+    else:
+        tables.comparison(made, show)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, final
 
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from compresskit.errors import DataError, ModelError, Problem, did_you_mean
 from compresskit.progress import muted
@@ -30,6 +30,7 @@ class Runner:
         runtime: LiteRT, or TensorFlow Lite Micro with its portable kernels.
         output: which of several outputs is read, by its name in the signature; default: the
             first in the file.
+        keep: LiteRT keeps what every op computes, for `computed`; slow, with plain kernels.
 
     Raises:
         ModelError: the runtime cannot load the file, or is not installed.
@@ -43,12 +44,13 @@ class Runner:
         where: str = "model.tflite",
         runtime: Runtime = "litert",
         output: str | None = None,
+        keep: bool = False,
     ):
         self.where = where
         self._interpreter: Any = (
             MicroInterpreter(content, where=where)
             if runtime == "tflite-micro"
-            else _litert(content, threads, where)
+            else _litert(content, threads, where, keep)
         )
         self._inputs = {
             input_name(each["name"]): each for each in self._interpreter.get_input_details()
@@ -122,6 +124,22 @@ class Runner:
         ]
         return all(bool(np.all(np.isfinite(answer))) for answer in answers)
 
+    def computed(self, inputs: Samples, tensors: Sequence[int]) -> list[np.ndarray]:
+        """What ops of a file that `keep`s it computed, as stored, one sample after the other.
+
+        Args:
+            tensors: their indices in the file.
+        """
+        given = self._given(inputs)
+        found: list[list[np.ndarray]] = [[] for _ in tensors]
+        for index in range(count(inputs)):
+            self._interpreter.reset_all_variables()
+            self._set(given, index)
+            self._interpreter.invoke()
+            for values, tensor in zip(found, tensors, strict=True):
+                values.append(self._interpreter.get_tensor(tensor))
+        return [np.stack(values) for values in found]
+
     def made_up(self, rows: Mapping[str, int] | None = None) -> dict[str, np.ndarray]:
         """One sample of no meaning, the same each time: for measuring time and memory.
 
@@ -193,11 +211,19 @@ def _position(content: bytes, output: str, where: str) -> int:
     )
 
 
-def _litert(content: bytes, threads: int, where: str) -> Interpreter:
+def _litert(content: bytes, threads: int, where: str, keep: bool) -> Interpreter:
     try:
         # LiteRT announces the delegate of its first file.
         with muted():
-            interpreter = Interpreter(model_content=content, num_threads=threads)
+            interpreter = Interpreter(
+                model_content=content,
+                num_threads=threads,
+                experimental_preserve_all_tensors=keep,
+                # A delegate computes several ops as one: nothing in between can be kept.
+                experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+                if keep
+                else OpResolverType.AUTO,
+            )
             interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
         raise ModelError(
