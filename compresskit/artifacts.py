@@ -34,6 +34,7 @@ from compresskit.tflite.convert import convert
 from compresskit.tflite.decode import DECODE
 from compresskit.tflite.lower import predictions
 from compresskit.tflite.luts import with_luts
+from compresskit.tflite.micro import arena_bytes
 from compresskit.tflite.runtime import Runner
 from compresskit.tflite.scales import check_scales
 
@@ -90,6 +91,7 @@ def artifact(
         _check_luts(plain, first, outputs[:samples], resolved, output)
     reference = predictions(model, first, used, output=output.index)
     found, claim = findings(audited, resolved.target, precision)
+    micro = resolved.target.runtime == "tflite-micro"
     report = ArtifactReport(
         target=resolved.target.name,
         precision=resolved.precision_name,
@@ -109,6 +111,8 @@ def artifact(
         notes=_notes(audited),
         packed_bytes=len(pack(content)) if precision.weights == "int8" else None,
         entropy_bytes=entropy_bytes(audited) if precision.weights == "int8" else None,
+        flash_bytes=audited.size if micro else None,
+        arena_bytes=arena_bytes(content, resolved.file) if micro else None,
     )
     return report, audited, content, runner
 

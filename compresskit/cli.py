@@ -137,6 +137,7 @@ def plan(
     show_default=True,
     help="lut: weights in look-up tables, for the target micro.",
 )
+@click.option("--c-array", is_flag=True, help="C source and header, too, for the target micro.")
 @click.option("--out", required=True, type=click.Path(dir_okay=False), help="File to write.")
 @JSON
 @UNSAFE
@@ -148,6 +149,7 @@ def export(
     data: str | None,
     samples: int,
     compress: Literal["none", "lut"],
+    c_array: bool,
     out: str,
     as_json: bool,
     unsafe_load: bool,
@@ -167,6 +169,7 @@ def export(
         path=out,
         representative_data=dataset.representative(samples) if dataset else None,
         compress=compress,
+        c_array=c_array,
     )
     if as_json:
         echo_json(made.to_dict())

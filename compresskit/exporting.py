@@ -19,8 +19,10 @@ from compresskit.inspection import FileReport, describe_file
 from compresskit.ranges import Range
 from compresskit.target import Precision, Target
 from compresskit.tflite.audit import audit
+from compresskit.tflite.c_array import sources as sources_of
 from compresskit.tflite.convert import convert
 from compresskit.tflite.luts import with_luts
+from compresskit.tflite.micro import arena_bytes
 from compresskit.tflite.runtime import Runner
 from compresskit.tflite.scales import check_scales
 
@@ -34,6 +36,7 @@ def export(
     representative_data: Any = None,
     ranges: Sequence[Range] = (),
     compress: Literal["none", "lut"] = "none",
+    c_array: bool = False,
 ) -> FileReport:
     """Writes a model to a .tflite file and reads it back.
 
@@ -51,12 +54,14 @@ def export(
             ranges of activations are measured; integer precisions need it.
         ranges: activation ranges that training learned (`Result.ranges`).
         compress: `lut` stores weights with few values as look-up tables, for `micro`.
+        c_array: write C source and header beside the file, too, for `micro`.
 
     Returns:
         What the file holds, read from its bytes, and what the target says of it.
 
     Raises:
-        TargetError: there is no such target, it has no such precision, or does not decode.
+        TargetError: there is no such target, it has no such precision, does not decode, or its
+            files are not linked into firmware.
         DataError: representative data is missing, empty, or nothing that the model takes.
         ConversionError: the converter failed, or wrote a file that breaks a rule.
         ModelError: the target's runtime cannot load the file, or is not installed.
@@ -70,6 +75,15 @@ def export(
                 found=f"{compress} for target {target!r}",
                 expected="a target that decodes weights while it runs: micro",
                 fix="remove `compress`, or choose the target micro",
+            )
+        )
+    if c_array and record.runtime != "tflite-micro":
+        raise TargetError(
+            Problem(
+                where="c_array",
+                found=f"a C array for target {target!r}",
+                expected="a target whose files are linked into firmware: micro",
+                fix="remove `c_array`, or choose the target micro",
             )
         )
     if representative_data is None:
@@ -105,8 +119,15 @@ def export(
         content = with_luts(content, str(path))
     # What a target claims of a file holds of one that its runtime loads.
     Runner(content, where=str(path), runtime=record.runtime)
+    audited = audit(content, str(path))
+    sources = {}
+    if c_array:
+        arena = arena_bytes(content, str(path))
+        sources = sources_of(content, audited, Path(path).name, arena)
     write_file(Path(path), content)
-    found, claim = findings(audit(content, str(path)), record, chosen)
+    for name, text in sources.items():
+        write_file(Path(path).parent / name, text.encode("ascii"))
+    found, claim = findings(audited, record, chosen)
     return replace(describe_file(path), claim=claim, findings=tuple(found))
 
 

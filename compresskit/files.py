@@ -37,7 +37,12 @@ def reported_files(out: Path) -> set[Path]:
     """The artifacts that the report in a folder speaks of; none if there is no report."""
     try:
         report = json.loads((out / "report.json").read_text(encoding="utf-8"))
-        return {out / Path(made["path"]).name for made in report["artifacts"]}
+        return {
+            out / Path(name).name
+            for made in report["artifacts"]
+            # A report of an earlier version has no C arrays.
+            for name in (made["path"], *made.get("c_array", ()))
+        }
     except (OSError, ValueError, KeyError, TypeError):
         # No report, or a file of that name that is none: nothing of ours to clear away.
         return set()

@@ -144,6 +144,10 @@ class Export(Record):
         description="lut: weights with few values are stored as indices into look-up tables, "
         "which TensorFlow Lite Micro decodes while it runs.",
     )
+    c_array: bool = Field(
+        default=False,
+        description="Write C source and header beside the file, for firmware; for target micro.",
+    )
 
 
 class Recipe(Record):

@@ -62,6 +62,7 @@ def resolve(recipe: Recipe, locate: Locate = render) -> tuple[list[Resolved], li
         if each.file in files[:index]
     ]
     problems += _packages(recipe, locate) + _compressions(recipe, locate)
+    problems += _c_arrays(recipe, locate)
     problems += _grids(recipe, resolved, locate)
     problems += _order(recipe, locate) + _activation_bits(recipe, resolved, locate)
     return resolved, problems
@@ -90,6 +91,19 @@ def _compressions(recipe: Recipe, locate: Locate) -> list[Problem]:
         for index, export in enumerate(recipe.export)
         if export.compress != "none"
         and catalog.targets.get(export.target).runtime != "tflite-micro"
+    ]
+
+
+def _c_arrays(recipe: Recipe, locate: Locate) -> list[Problem]:
+    return [
+        Problem(
+            where=locate(("export", index, "c_array")),
+            found=f"a C array for target {export.target!r}",
+            expected="a target whose files are linked into firmware: micro",
+            fix="remove `c_array`, or write `target: micro`",
+        )
+        for index, export in enumerate(recipe.export)
+        if export.c_array and catalog.targets.get(export.target).runtime != "tflite-micro"
     ]
 
 

@@ -277,6 +277,12 @@ def summary(report: Report, folder: Path) -> None:
         "ms",
     )
     _print(console, f"{report.recipe} (seed {report.seed})", columns, rows)
+    for made in report.artifacts:
+        if made.arena_bytes is not None:
+            console.print(
+                f"{escape(made.path)}: {made.flash_bytes:,} bytes of flash, an arena of "
+                f"{made.arena_bytes:,} bytes"
+            )
     kept = len(report.promises) - len(report.broken)
     console.print(f"{kept} of {len(report.promises)} promises kept; see {folder / 'report.html'}")
 

@@ -136,6 +136,9 @@ class ArtifactReport:
         findings: what of it the target does not run.
         notes: what whoever runs the file must know.
         sparsity: share of zeros over all weight tensors.
+        flash_bytes, arena_bytes: for `micro`, what the file takes in flash, and the least memory
+            for tensors in which TensorFlow Lite Micro runs it here; None for others.
+        c_array: names of the C header and source that hold it, if they were asked for.
     """
 
     target: str
@@ -157,6 +160,9 @@ class ArtifactReport:
     notes: tuple[str, ...] = ()
     packed_bytes: int | None = None
     entropy_bytes: int | None = None
+    flash_bytes: int | None = None
+    arena_bytes: int | None = None
+    c_array: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
 from typing import Any, final
 
@@ -14,6 +15,8 @@ from compresskit.tflite.audit import audit
 
 # Memory for activations and decoded weights. On this machine more costs nothing.
 _ARENA_BYTES = 1 << 26
+_ALIGNMENT = 16
+_USED = re.compile(r"Arena allocation total (\d+) bytes")
 
 
 _MODULES = {
@@ -86,6 +89,57 @@ class MicroInterpreter:
 
     def get_tensor(self, index: int) -> np.ndarray:
         return self._interpreter.get_output(index).copy()
+
+
+def arena_bytes(content: bytes, where: str) -> int:
+    """The least tensor arena in which TensorFlow Lite Micro runs a file here, to 16 bytes.
+
+    Found by running the file in arenas of several sizes. Pointers have 8 bytes here, and kernels
+    are the portable ones: with 4-byte pointers less is needed, while the kernels of a chip may ask
+    for more.
+
+    Raises:
+        ModelError: the package is not installed, or it cannot run the file.
+    """
+    runtime = package("runtime", where)
+    with muted() as said:
+        interpreter = runtime.Interpreter.from_bytes(content, arena_size=_ARENA_BYTES)
+        interpreter.invoke()
+        interpreter.print_allocations()
+        used = _USED.search(said())
+    if used is None:
+        raise ModelError(
+            Problem(
+                where=where,
+                found="TensorFlow Lite Micro does not tell how much memory it used",
+                expected="the total of its allocations",
+                fix=TFLITE_MICRO.install,
+            )
+        )
+    # It used this much after planning; planning itself may take more, so larger ones are tried.
+    # Smaller ones are not: with some of them it ends the process.
+    low = -(-int(used[1]) // _ALIGNMENT)
+    if _runs(runtime, content, low * _ALIGNMENT):
+        return low * _ALIGNMENT
+    high = 2 * low
+    while not _runs(runtime, content, high * _ALIGNMENT):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        if _runs(runtime, content, middle * _ALIGNMENT):
+            high = middle
+        else:
+            low = middle
+    return high * _ALIGNMENT
+
+
+def _runs(runtime: Any, content: bytes, size: int) -> bool:
+    with muted():
+        try:
+            runtime.Interpreter.from_bytes(content, arena_size=size).invoke()
+        except RuntimeError:
+            return False
+    return True
 
 
 def _details(given: dict[str, Any], index: int) -> dict[str, Any]:
