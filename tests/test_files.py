@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import pytest
 
-from compresskit.files import staged, write_file
+from compresskit.files import reported_files, staged, write_file
 from tests.runs import names_in
 
 
@@ -122,3 +123,11 @@ class TestWriteFile:
         with pytest.raises(OSError, match="no space"):
             write_file(path, b"new")
         assert path.read_bytes() == b"old"
+
+
+def test_reported_files_are_artifacts_and_their_c_arrays(tmp_path):
+    assert reported_files(tmp_path) == set()
+    made = [{"path": "a.tflite"}, {"path": "b.tflite", "c_array": ["b.h", "b.c"]}]
+    (tmp_path / "report.json").write_text(json.dumps({"artifacts": made}))
+    names = ("a.tflite", "b.tflite", "b.h", "b.c")
+    assert reported_files(tmp_path) == {tmp_path / name for name in names}

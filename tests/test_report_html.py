@@ -254,6 +254,15 @@ def test_names_that_plots_could_misread():
     assert "日本語</text>" in text
 
 
+def test_memory_of_a_microcontroller_is_shown_where_it_was_measured():
+    micro = replace(ARTIFACT, target="micro", flash_bytes=438_216, arena_bytes=25_344)
+    text = render(replace(REPORT, artifacts=(ARTIFACT, micro)))
+    assert "25,344" in text
+    assert "438,216" in text
+    assert "least bytes of memory for tensors" in text
+    assert "least bytes of memory for tensors" not in render(REPORT)
+
+
 def test_who_taught_and_how_large_the_student_is():
     taught = replace(STAGE, type="distill", teacher="<baseline>", parameters=12345)
     html = render(replace(REPORT, stages=(taught,)))
