@@ -29,6 +29,7 @@ from compresskit.report.records import (
 )
 from compresskit.resolution import Resolved
 from compresskit.samples import Samples, count, take
+from compresskit.tflite import c_array
 from compresskit.tflite.audit import Audit, audit
 from compresskit.tflite.convert import convert
 from compresskit.tflite.decode import DECODE
@@ -55,13 +56,17 @@ def artifact(
     output: Output,
     ranges: Sequence[Range],
     bars: Bars,
-) -> tuple[ArtifactReport, Audit, bytes, Runner]:
-    """Converts, audits and runs one file. It is timed later, together with the others.
+) -> tuple[ArtifactReport, Audit, dict[str, bytes], Runner]:
+    """Converts, audits, runs and compiles one file. It is timed later, together with the others.
 
     Args:
         model: plain, with what training made baked into its weights.
         output: which of the model's outputs is measured and compared.
         ranges: activation ranges that training learned.
+
+    Returns:
+        The report; what is in the file; by their names the file, the one that the target's own
+        tool made of it, and the C sources that hold it; what runs it.
     """
     precision = resolved.precision
     used = ranges if precision.integer else ()
@@ -90,8 +95,22 @@ def artifact(
     if content is not plain:
         _check_luts(plain, first, outputs[:samples], resolved, output)
     reference = predictions(model, first, used, output=output.index)
-    found, claim = findings(audited, resolved.target, precision)
-    micro = resolved.target.runtime == "tflite-micro"
+    files = {resolved.file: content}
+    compiled = None
+    if resolved.target.compiler is not None:
+        with bars.task(f"compiling {resolved.file}", None):
+            compiled, made = resolved.target.compiler(
+                content, audited, name=resolved.file, options=resolved.options
+            )
+        files[compiled.path] = made
+    found, claim = findings(audited, resolved.target, precision, compiled)
+    by_rules = resolved.target.place if compiled is None else None
+    arena, sources = None, {}
+    if resolved.target.runtime == "tflite-micro":
+        arena = arena_bytes(content, resolved.file)
+        if export.c_array:
+            sources = c_array.sources(content, audited, resolved.file, arena)
+    files.update({name: text.encode("ascii") for name, text in sources.items()})
     report = ArtifactReport(
         target=resolved.target.name,
         precision=resolved.precision_name,
@@ -111,10 +130,13 @@ def artifact(
         notes=_notes(audited),
         packed_bytes=len(pack(content)) if precision.weights == "int8" else None,
         entropy_bytes=entropy_bytes(audited) if precision.weights == "int8" else None,
-        flash_bytes=audited.size if micro else None,
-        arena_bytes=arena_bytes(content, resolved.file) if micro else None,
+        flash_bytes=None if arena is None else audited.size,
+        arena_bytes=arena,
+        c_array=tuple(sources),
+        placement=by_rules(audited) if by_rules else None,
+        compiled=compiled,
     )
-    return report, audited, content, runner
+    return report, audited, files, runner
 
 
 def _check_luts(

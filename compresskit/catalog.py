@@ -73,6 +73,12 @@ targets.register(
     "compresskit.targets.edge_tpu:TARGET",
     summary="Coral Edge TPU: full int8, int8 in and out, static shapes",
 )
+for _series in ("u55", "u65", "u85"):
+    targets.register(
+        f"ethos-{_series}",
+        f"compresskit.targets.ethos_u:ETHOS_{_series.upper()}",
+        summary=f"Arm Ethos-{_series.upper()}: full int8, compiled by Vela",
+    )
 targets.register(
     "micro",
     "compresskit.targets.micro:TARGET",

@@ -138,6 +138,13 @@ def plan(
     help="lut: weights in look-up tables, for the target micro.",
 )
 @click.option("--c-array", is_flag=True, help="C source and header, too, for the target micro.")
+@click.option(
+    "--option",
+    "options",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="For the target's own tool, for example accelerator=ethos-u55-256.",
+)
 @click.option("--out", required=True, type=click.Path(dir_okay=False), help="File to write.")
 @JSON
 @UNSAFE
@@ -150,6 +157,7 @@ def export(
     samples: int,
     compress: Literal["none", "lut"],
     c_array: bool,
+    options: tuple[str, ...],
     out: str,
     as_json: bool,
     unsafe_load: bool,
@@ -170,11 +178,19 @@ def export(
         representative_data=dataset.representative(samples) if dataset else None,
         compress=compress,
         c_array=c_array,
+        options=dict(_pair(option) for option in options),
     )
     if as_json:
         echo_json(made.to_dict())
     else:
         tables.file(made)
+
+
+def _pair(option: str) -> tuple[str, str]:
+    name, sign, value = option.partition("=")
+    if not (name and sign and value):
+        raise click.BadParameter(f"{option!r} is not NAME=VALUE", param_hint="--option")
+    return name, value
 
 
 for _command in (

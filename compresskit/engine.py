@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, final
@@ -29,7 +29,6 @@ from compresskit.resolution import training_grid
 from compresskit.run import Run, measure_baseline, measure_latency
 from compresskit.samples import count, take
 from compresskit.stages import Stage
-from compresskit.tflite import c_array
 from compresskit.training import fit, learn
 
 _PACKAGES = ("compresskit", "tensorflow", "keras", "ai-edge-litert", "numpy")
@@ -139,8 +138,7 @@ def compress(
             _write(run, report, folder)
     paths = tuple(Path(out) / file.path for file in run.files) if out is not None else ()
     if out is not None:
-        sources = (Path(out) / name for file in run.files for name in file.c_array)
-        for path in stale - {*paths, *sources}:
+        for path in stale - reported_files(Path(out)):
             path.unlink(missing_ok=True)
     return Result(model=run.model, ranges=run.ranges, artifacts=paths, report=report)
 
@@ -263,7 +261,7 @@ def _detach(run: Run) -> None:
 
 def _export(run: Run) -> None:
     for export, resolved in zip(run.recipe.export, run.exports, strict=True):
-        made, audited, content, runner = artifacts.artifact(
+        made, audited, files, runner = artifacts.artifact(
             run.model,
             export,
             resolved,
@@ -273,14 +271,9 @@ def _export(run: Run) -> None:
             ranges=run.ranges,
             bars=run.bars,
         )
-        if made.arena_bytes is not None and export.c_array:
-            sources = c_array.sources(content, audited, resolved.file, made.arena_bytes)
-            made = replace(made, c_array=tuple(sources))
-            if run.folder is not None:
-                for name, text in sources.items():
-                    (run.folder / name).write_text(text, encoding="ascii")
         if run.folder is not None:
-            (run.folder / resolved.file).write_bytes(content)
+            for name, content in files.items():
+                (run.folder / name).write_bytes(content)
         run.files.append(made)
         run.runners.append(runner)
         drop = run.drop(made.metrics)

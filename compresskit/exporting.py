@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,12 +11,14 @@ import keras
 import numpy as np
 
 from compresskit import catalog
-from compresskit.errors import DataError, Problem, TargetError, did_you_mean
+from compresskit.errors import DataError, ModelError, Problem, TargetError, did_you_mean
 from compresskit.files import write_file
 from compresskit.findings import findings
 from compresskit.fitting import try_out
 from compresskit.inspection import FileReport, describe_file
+from compresskit.installed import missing
 from compresskit.ranges import Range
+from compresskit.resolution import options_of
 from compresskit.target import Precision, Target
 from compresskit.tflite.audit import audit
 from compresskit.tflite.c_array import sources as sources_of
@@ -37,6 +39,7 @@ def export(
     ranges: Sequence[Range] = (),
     compress: Literal["none", "lut"] = "none",
     c_array: bool = False,
+    options: Mapping[str, str] | None = None,
 ) -> FileReport:
     """Writes a model to a .tflite file and reads it back.
 
@@ -55,19 +58,28 @@ def export(
         ranges: activation ranges that training learned (`Result.ranges`).
         compress: `lut` stores weights with few values as look-up tables, for `micro`.
         c_array: write C source and header beside the file, too, for `micro`.
+        options: what the target's own tool is told, for example
+            `{"accelerator": "ethos-u55-256"}`. The file that it writes is put beside `path`.
 
     Returns:
-        What the file holds, read from its bytes, and what the target says of it.
+        What the file holds, read from its bytes, and what the target and its tool say of it.
 
     Raises:
-        TargetError: there is no such target, it has no such precision, does not decode, or its
-            files are not linked into firmware.
+        TargetError: there is no such target, it has no such precision or option, does not decode,
+            or its files are not linked into firmware.
         DataError: representative data is missing, empty, or nothing that the model takes.
-        ConversionError: the converter failed, or wrote a file that breaks a rule.
-        ModelError: the target's runtime cannot load the file, or is not installed.
+        ConversionError: the converter or the target's tool failed, or wrote a file that
+            breaks a rule.
+        ModelError: the target's runtime cannot load the file, or what it needs is not installed.
     """
     record: Target = catalog.targets.get(target, where="target")
     chosen = _precision(record, precision or record.default)
+    chosen_options, problems = options_of(record, options or {}, where="options")
+    if problems:
+        raise TargetError(problems)
+    absent = missing(record.requires, where=f"target {target}") if record.requires else None
+    if absent is not None:
+        raise ModelError(absent)
     if compress != "none" and record.runtime != "tflite-micro":
         raise TargetError(
             Problem(
@@ -124,11 +136,22 @@ def export(
     if c_array:
         arena = arena_bytes(content, str(path))
         sources = sources_of(content, audited, Path(path).name, arena)
+    compiled = None
+    if record.compiler is not None:
+        name = Path(path).name
+        compiled, made = record.compiler(content, audited, name=name, options=chosen_options)
+        write_file(Path(path).with_name(compiled.path), made)
     write_file(Path(path), content)
     for name, text in sources.items():
         write_file(Path(path).parent / name, text.encode("ascii"))
-    found, claim = findings(audited, record, chosen)
-    return replace(describe_file(path), claim=claim, findings=tuple(found))
+    found, claim = findings(audited, record, chosen, compiled)
+    return replace(
+        describe_file(path),
+        claim=claim,
+        findings=tuple(found),
+        placement=record.place(audited) if record.place and compiled is None else None,
+        compiled=compiled,
+    )
 
 
 def _precision(target: Target, name: str) -> Precision:

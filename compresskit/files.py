@@ -40,10 +40,14 @@ def reported_files(out: Path) -> set[Path]:
         return {
             out / Path(name).name
             for made in report["artifacts"]
-            # A report of an earlier version has no C arrays.
-            for name in (made["path"], *made.get("c_array", ()))
+            # A report of an earlier version has neither C sources nor compiled files.
+            for name in (
+                made["path"],
+                *made.get("c_array", ()),
+                *([made["compiled"]["path"]] if made.get("compiled") else ()),
+            )
         }
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         # No report, or a file of that name that is none: nothing of ours to clear away.
         return set()
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from compresskit.errors import ModelError, Problem
-from compresskit.target import Finding
+from compresskit.target import Compiled, Finding, Placement
 from compresskit.tflite.audit import Audit, audit
 
 
@@ -45,7 +45,8 @@ class FileReport:
         sparsity: share of zeros over `weights`.
         ops: how often each op occurs; for a Keras model, each layer type.
         float_ops: number of ops that read or write floats.
-        claim, findings: of a file just exported, what its target says of it.
+        claim, findings, placement, compiled: of a file just exported, what its target and the
+            target's own tool say of it.
     """
 
     name: str
@@ -61,6 +62,8 @@ class FileReport:
     weights: tuple[WeightReport, ...]
     claim: str = ""
     findings: tuple[Finding, ...] = ()
+    placement: Placement | None = None
+    compiled: Compiled | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for `--json`."""

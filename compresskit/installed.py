@@ -39,6 +39,9 @@ MINILM = Package(
 TFLITE_MICRO = Package(
     module="tflite_micro", install="pip install 'compresskit[micro]', or pip install tflite-micro"
 )
+VELA = Package(
+    module="ethosu", install="pip install 'compresskit[ethos-u]', or pip install ethos-u-vela"
+)
 
 
 def missing(package: Package, *, where: str) -> Problem | None:

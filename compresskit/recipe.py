@@ -148,6 +148,11 @@ class Export(Record):
         default=False,
         description="Write C source and header beside the file, for firmware; for target micro.",
     )
+    options: dict[str, Text] = Field(
+        default={},
+        description="What the target's own tool is told of the device.",
+        examples=[{"accelerator": "ethos-u55-256"}],
+    )
 
 
 class Recipe(Record):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from compresskit import catalog
 from compresskit.errors import Problem, did_you_mean
@@ -22,6 +23,13 @@ class Resolved:
     precision_name: str
     precision: Precision
     file: str
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The names of the file, and of the one that the target's own tool makes of it."""
+        compiled = self.target.compiled_name(self.file)
+        return (self.file,) if compiled is None else (self.file, compiled)
 
 
 def resolve(recipe: Recipe, locate: Locate = render) -> tuple[list[Resolved], list[Problem]]:
@@ -31,6 +39,10 @@ def resolve(recipe: Recipe, locate: Locate = render) -> tuple[list[Resolved], li
     for index, export in enumerate(recipe.export):
         target: Target = catalog.targets.get(export.target)
         name = export.precision or target.default
+        options, wrong = options_of(
+            target, export.options, where=locate(("export", index, "options"))
+        )
+        problems += wrong
         if name in target.precisions:
             file = f"{export.name or f'{target.name}-{name}'}.tflite"
             resolved.append(
@@ -39,6 +51,7 @@ def resolve(recipe: Recipe, locate: Locate = render) -> tuple[list[Resolved], li
                     precision_name=name,
                     precision=target.precisions[name],
                     file=file,
+                    options=options,
                 )
             )
         else:
@@ -50,22 +63,44 @@ def resolve(recipe: Recipe, locate: Locate = render) -> tuple[list[Resolved], li
                     fix=did_you_mean(name, target.precisions),
                 )
             )
-    files = [each.file for each in resolved]
+    files = [set(each.files) for each in resolved]
     problems += [
         Problem(
             where=locate(("export", index)),
-            found=f"a second export to {each.file}",
+            found=f"a second export to {min(each & set().union(*files[:index]))}",
             expected="a file of its own for each export",
             fix="give one of them another `name`",
         )
-        for index, each in enumerate(resolved)
-        if each.file in files[:index]
+        for index, each in enumerate(files)
+        if each & set().union(*files[:index])
     ]
     problems += _packages(recipe, locate) + _compressions(recipe, locate)
     problems += _c_arrays(recipe, locate)
     problems += _grids(recipe, resolved, locate)
     problems += _order(recipe, locate) + _activation_bits(recipe, resolved, locate)
     return resolved, problems
+
+
+def options_of(
+    target: Target, given: Mapping[str, str], *, where: str
+) -> tuple[dict[str, str], list[Problem]]:
+    """A value for each option of a target's tool, and what is wrong with those that are given."""
+    problems = []
+    for name, value in given.items():
+        valid = target.options.get(name, ())
+        if name not in target.options:
+            words = tuple(target.options)
+            expected = f"one of: {', '.join(words)}" if words else "no options"
+            found = f"unknown option {name!r} for target {target.name!r}"
+        elif value not in valid:
+            words = tuple(valid)
+            expected = f"one of: {', '.join(words)}"
+            found = f"{name} {value!r} for target {target.name!r}"
+        else:
+            continue
+        fix = did_you_mean(value if valid else name, words) if words else "remove `options`"
+        problems.append(Problem(where=where, found=found, expected=expected, fix=fix))
+    return {name: given.get(name, values[0]) for name, values in target.options.items()}, problems
 
 
 def _packages(recipe: Recipe, locate: Locate) -> list[Problem]:

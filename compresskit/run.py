@@ -25,7 +25,7 @@ from compresskit.report.records import ArtifactReport, Baseline, Promise, StageR
 from compresskit.resolution import Resolved
 from compresskit.samples import Samples, take
 from compresskit.stages import Stage
-from compresskit.target import Precision
+from compresskit.target import Compiled, Precision
 from compresskit.tflite.audit import audit
 from compresskit.tflite.convert import convert
 from compresskit.tflite.lower import predictions
@@ -124,11 +124,43 @@ def measure_baseline(run: Run) -> None:
     size = audit(content)
     run.runners.append(Runner(content))
     run.baseline = Baseline(
+        compiled=_compiled(run),
         metrics=run.measure(run.answers(), "baseline"),
         parameters=run.model.count_params(),
         tflite_bytes=size.size,
         tflite_gzip_bytes=size.gzip_size,
     )
+
+
+def _compiled(run: Run) -> dict[str, Compiled]:
+    """What the tools of the targets make of the model, rounded as it is, by artifact.
+
+    Before the first stage: what a tool cannot compile is found before anything is trained.
+    """
+    converted: dict[Any, bytes] = {}
+    compiled = {}
+    for export, resolved in zip(run.recipe.export, run.exports, strict=True):
+        compile_file = resolved.target.compiler
+        if compile_file is None:
+            continue
+        key = resolved.precision, export.lstm, export.calibration.samples
+        with run.bars.task(f"compiling the baseline as {resolved.file}", None):
+            if key not in converted:
+                converted[key] = convert(
+                    run.model,
+                    resolved.precision,
+                    sample=take(run.dataset.x_test, slice(1)),
+                    calibration=run.dataset.representative(export.calibration.samples),
+                    lstm=export.lstm,
+                )
+            content = converted[key]
+            compiled[resolved.file], _ = compile_file(
+                content,
+                audit(content, resolved.file),
+                name=f"baseline-{resolved.file}",
+                options=resolved.options,
+            )
+    return compiled
 
 
 def measure_latency(run: Run) -> None:

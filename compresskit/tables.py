@@ -14,6 +14,7 @@ from compresskit.benchmarking import Bench
 from compresskit.inspection import FileReport
 from compresskit.planning import Plan
 from compresskit.report.records import Report
+from compresskit.target import Compiled, Placement
 
 if TYPE_CHECKING:  # of the same layer; or it loads TensorFlow
     from compresskit.comparison import Comparison
@@ -84,6 +85,10 @@ def file(report: FileReport) -> None:
             for each in report.findings
         ]
         _print(console, "what the target says", ("index", "op", ""), found)
+    if report.compiled:
+        _compiled(console, [(report.compiled, None)])
+    elif report.placement:
+        console.print(f"by the rules of the target, {_placed(report.placement)}")
     if report.claim:
         console.print(escape(report.claim))
 
@@ -192,6 +197,48 @@ def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
+def _placed(placement: Placement) -> str:
+    """What runs on the accelerator, in words, and where it ends."""
+    ops = placement.npu_ops + len(placement.cpu_ops)
+    text = f"{placement.npu_ops} of {ops} ops run on the accelerator"
+    if placement.multiply_adds:
+        share = placement.npu_multiply_adds / placement.multiply_adds
+        text += f", with {share:.1%} of {placement.multiply_adds:,} multiply-adds"
+    if placement.cpu_ops:
+        first = placement.cpu_ops[0]
+        text += f"; the first that does not: op {first.index} {first.op}: {escape(first.reason)}"
+    return text
+
+
+def _compiled(console: Console, made: Iterable[tuple[Compiled, Compiled | None]]) -> None:
+    """What the devices' own tools said, each beside what they said of the baseline."""
+
+    def figure(now: float | None, before: float | None, form: str = ",") -> str:
+        ratio = f" ({now / before:.2f}x)" if now is not None and before else ""
+        return "" if now is None else f"{now:{form}}{ratio}"
+
+    rows = []
+    for now, base in made:
+        rows.append(
+            (
+                now.path,
+                f"{now.npu_ops} of {now.npu_ops + len(now.cpu_ops)}",
+                figure(now.cycles, base.cycles if base else None),
+                figure(now.latency_ms, None, ".3f"),
+                figure(now.encoded_weight_bytes, base.encoded_weight_bytes if base else None),
+                figure(now.sram_bytes, None),
+                figure(now.flash_bytes, None),
+                figure(now.dram_bytes, None),
+            )
+        )
+    if rows:
+        columns = (
+            *("compiled", "ops on the accelerator", "cycles", "ms, estimated"),
+            *("encoded weights", "SRAM", "flash", "DRAM"),
+        )
+        _print(console, "what the devices' own compilers say", columns, rows)
+
+
 def sensitivity(made: Sensitivity, chosen: Mapping[str, float]) -> None:
     """What each layer costs, and how much of it to take."""
     title = (
@@ -283,6 +330,18 @@ def summary(report: Report, folder: Path) -> None:
                 f"{escape(made.path)}: {made.flash_bytes:,} bytes of flash, an arena of "
                 f"{made.arena_bytes:,} bytes"
             )
+    compiled = [made for made in report.artifacts if made.compiled]
+    _compiled(
+        console,
+        [(made.compiled, base.compiled.get(made.path)) for made in compiled if made.compiled],
+    )
+    if any(made.path in base.compiled for made in compiled):
+        console.print(
+            "in brackets: of the baseline, rounded to the same precision without training"
+        )
+    for made in report.artifacts:
+        if made.placement:
+            console.print(f"{made.path}: by the rules of the target, {_placed(made.placement)}")
     kept = len(report.promises) - len(report.broken)
     console.print(f"{kept} of {len(report.promises)} promises kept; see {folder / 'report.html'}")
 

@@ -65,7 +65,7 @@ def made():
     """A pruned, quantized perceptron as a file: report, audit, resolved export."""
     (resolved, _), _ = resolve(recipe())
     done = compressed("mlp")
-    report, audited, content, _ = artifacts.artifact(
+    report, audited, files, _ = artifacts.artifact(
         done.model,
         Export(target="edge-cpu"),
         resolved,
@@ -75,7 +75,8 @@ def made():
         ranges=done.ranges,
         bars=Bars(),
     )
-    return report, audited, content, resolved
+    assert list(files) == [resolved.file]
+    return report, audited, files[resolved.file], resolved
 
 
 def kept(change=None, **promised):

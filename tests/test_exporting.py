@@ -40,6 +40,8 @@ class TestExport:
     @pytest.mark.parametrize("target", catalog.targets.names())
     def test_the_default_of_each_target(self, tmp_path, target):
         record = catalog.targets.get(target)
+        if record.requires is not None:
+            pytest.importorskip(record.requires.module)
         made = export(
             trained("mlp"),
             target=target,
@@ -49,7 +51,14 @@ class TestExport:
         if record.precisions[record.default].integer:
             assert made.float_ops == 0
         assert made.findings == ()
-        assert made.claim == record.claim
+        assert (made.compiled is not None) == (record.compiler is not None)
+        assert made.claim == (made.compiled.claim if made.compiled else record.claim)
+        beside = [made.compiled.path] if made.compiled else []
+        assert names_in(tmp_path) == sorted(["m.tflite", *beside])
+        placed = made.compiled or made.placement
+        if placed is not None:
+            assert (placed.npu_ops, placed.cpu_ops) == (sum(made.ops.values()), ())
+            assert placed.npu_multiply_adds == placed.multiply_adds == 64 * 32 + 32 * 10
 
     def test_what_the_target_does_not_run(self, tmp_path):
         done = compressed("tiny_bert")

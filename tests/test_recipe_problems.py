@@ -40,7 +40,9 @@ export:
     assert problems[1].found == "unknown key 'sparsty'"
     assert problems[2].found == "begin 80%, end 75%"
     assert problems[3].expected == "a whole number from 2 to 8"
-    assert problems[4].expected == "one of: edge-cpu, edge-tpu, micro"
+    assert (
+        problems[4].expected == "one of: edge-cpu, edge-tpu, ethos-u55, ethos-u65, ethos-u85, micro"
+    )
 
 
 def test_duplicate_keys_come_with_the_rest():

@@ -10,6 +10,8 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from compresskit.target import Compiled, Placement
+
 REPORT_VERSION = 1
 
 
@@ -24,6 +26,8 @@ class Baseline:
             is taken of.
         latency_ms: median of one inference of that export on one thread, timed in turn with the
             files of the run, in the end; no number until then.
+        compiled: by the name of each artifact that a device's own tool compiled, what the tool
+            makes of the baseline, rounded to the same precision without training.
     """
 
     metrics: dict[str, float]
@@ -31,6 +35,7 @@ class Baseline:
     tflite_bytes: int
     tflite_gzip_bytes: int
     latency_ms: float = math.nan
+    compiled: dict[str, Compiled] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +144,9 @@ class ArtifactReport:
         flash_bytes, arena_bytes: for `micro`, what the file takes in flash, and the least memory
             for tensors in which TensorFlow Lite Micro runs it here; None for others.
         c_array: names of the C header and source that hold it, if they were asked for.
+        placement: what of it the accelerator runs by the rules of the target; None if it has no
+            such rules, or a tool compiled the file.
+        compiled: what the target's own tool says of the file, if that is there.
     """
 
     target: str
@@ -163,6 +171,8 @@ class ArtifactReport:
     flash_bytes: int | None = None
     arena_bytes: int | None = None
     c_array: tuple[str, ...] = ()
+    placement: Placement | None = None
+    compiled: Compiled | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

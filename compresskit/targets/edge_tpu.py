@@ -1,7 +1,7 @@
 """The Coral Edge TPU. Its compiler is closed, so files are held to its published rules.
 
-A file is never compiled here. Findings of rules that no source confirms are not
-`confirmed`.
+Where `edgetpu_compiler` is on PATH it compiles the file, and its word counts instead. Findings
+of rules that no source confirms are not `confirmed`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from compresskit.target import Finding, Grid, Precision, Target
+from compresskit.target import Finding, Grid, Placement, Precision, Target
+from compresskit.targets.edge_tpu_compiler import SUFFIX, available, compile_file
 from compresskit.targets.edge_tpu_ops import OPS
+from compresskit.tflite.macs import placement
 
 if TYPE_CHECKING:
     from compresskit.tflite.audit import Audit, Op, Tensor
@@ -65,6 +67,29 @@ def check(audit: Audit) -> list[Finding]:
     ]
     findings += _streamed(audit)
     return sorted(findings, key=lambda finding: finding.index)
+
+
+def place(audit: Audit) -> Placement:
+    """Which ops the rules map: those before the first that stops the mapping."""
+    own: dict[int, str] = {}
+    stopped = aborted = None
+    for op in audit.ops:
+        for fault in _faults(op, audit):
+            if fault.warning:
+                continue
+            own.setdefault(op.index, fault.reason)
+            if not fault.stays:
+                stopped = stopped or op
+                aborted = aborted or (op if fault.aborts else None)
+    end = aborted or stopped
+    stays = dict(own)
+    for op in audit.ops if end else ():
+        if end and (aborted or op.index > end.index):
+            ends = "on which the compiler aborts" if aborted else "at which the mapping ends"
+            stays.setdefault(
+                op.index, f"nothing wrong with it, but op {end.index} {end.name}, {ends}"
+            )
+    return placement(audit, stays)
 
 
 def _what_follows(op: Op, audit: Audit) -> str:
@@ -185,6 +210,10 @@ TARGET = Target(
     },
     default="int8",
     check=check,
+    place=place,
+    compile=compile_file,
+    available=available,
+    suffix=SUFFIX,
     claim="passes the static rules of the Edge TPU (not compiled)",
     worth={
         "shrink": "smaller and faster, by as much as is removed",
