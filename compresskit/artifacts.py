@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import keras
@@ -35,6 +36,7 @@ from compresskit.tflite.convert import convert
 from compresskit.tflite.decode import DECODE
 from compresskit.tflite.lower import predictions
 from compresskit.tflite.luts import with_luts
+from compresskit.tflite.metadata import Metadata, attach
 from compresskit.tflite.micro import arena_bytes
 from compresskit.tflite.runtime import Runner
 from compresskit.tflite.scales import check_scales
@@ -55,6 +57,7 @@ def artifact(
     metric: str,
     output: Output,
     ranges: Sequence[Range],
+    provenance: Metadata,
     bars: Bars,
 ) -> tuple[ArtifactReport, Audit, dict[str, bytes], Runner]:
     """Converts, audits, runs and compiles one file. It is timed later, together with the others.
@@ -63,6 +66,7 @@ def artifact(
         model: plain, with what training made baked into its weights.
         output: which of the model's outputs is measured and compared.
         ranges: activation ranges that training learned.
+        provenance: what the file is to carry; what is measured of it here is added.
 
     Returns:
         The report; what is in the file; by their names the file, the one that the target's own
@@ -111,15 +115,26 @@ def artifact(
         if export.c_array:
             sources = c_array.sources(content, audited, resolved.file, arena)
     files.update({name: text.encode("ascii") for name, text in sources.items()})
+    figures = {metric: metrics.METRICS[metric](outputs, labels)}
+    parity = compare(outputs[:samples], reference, labels)
+    if export.metadata or (export.metadata is None and arena is None):
+        made_by = {
+            "target": resolved.target.name,
+            "precision": resolved.precision_name,
+            "metrics": figures,
+            "parity": asdict(parity),
+        }
+        carried = replace(provenance, facts={**provenance.facts, **made_by})
+        files[resolved.file] = content = attach(content, carried)
     report = ArtifactReport(
         target=resolved.target.name,
         precision=resolved.precision_name,
         path=resolved.file,
-        bytes=audited.size,
-        gzip_bytes=audited.gzip_size,
+        bytes=len(content),
+        gzip_bytes=len(gzip.compress(content, compresslevel=9, mtime=0)),
         weight_bytes=sum(tensor.stored for tensor in audited.weights),
-        metrics={metric: metrics.METRICS[metric](outputs, labels)},
-        parity=compare(outputs[:samples], reference, labels),
+        metrics=figures,
+        parity=parity,
         ops=audited.counts,
         float_ops=len(audited.computed_in_float()),
         requantize_ops=len(audited.requantized()),
@@ -130,7 +145,7 @@ def artifact(
         notes=_notes(audited),
         packed_bytes=len(pack(content)) if precision.weights == "int8" else None,
         entropy_bytes=entropy_bytes(audited) if precision.weights == "int8" else None,
-        flash_bytes=None if arena is None else audited.size,
+        flash_bytes=None if arena is None else len(content),
         arena_bytes=arena,
         c_array=tuple(sources),
         placement=by_rules(audited) if by_rules else None,

@@ -29,6 +29,7 @@ from compresskit.resolution import training_grid
 from compresskit.run import Run, measure_baseline, measure_latency
 from compresskit.samples import count, take
 from compresskit.stages import Stage
+from compresskit.tflite.metadata import Metadata
 from compresskit.training import fit, learn
 
 _PACKAGES = ("compresskit", "tensorflow", "keras", "ai-edge-litert", "numpy")
@@ -260,6 +261,17 @@ def _detach(run: Run) -> None:
 
 
 def _export(run: Run) -> None:
+    assert run.baseline is not None
+    provenance = Metadata(
+        facts={
+            "recipe": run.recipe.name,
+            "seed": run.seed,
+            "versions": _versions(),
+            "baseline": run.baseline.metrics,
+        },
+        recipe=run.recipe.dump(),
+        labels=run.dataset.classes or (),
+    )
     for export, resolved in zip(run.recipe.export, run.exports, strict=True):
         made, audited, files, runner = artifacts.artifact(
             run.model,
@@ -269,6 +281,7 @@ def _export(run: Run) -> None:
             metric=run.metric,
             output=run.output,
             ranges=run.ranges,
+            provenance=provenance,
             bars=run.bars,
         )
         if run.folder is not None:
@@ -280,6 +293,11 @@ def _export(run: Run) -> None:
         run.promises += artifacts.promises(made, audited, export, resolved, run.kept, drop)
 
 
+def _versions() -> dict[str, str]:
+    packages = {package: metadata.version(package) for package in _PACKAGES}
+    return {"python": platform.python_version(), **packages}
+
+
 def _report(run: Run, seconds: float) -> Report:
     assert run.baseline is not None
     return Report(
@@ -288,10 +306,7 @@ def _report(run: Run, seconds: float) -> Report:
         model=describe(run.recipe.model) if run.given is None else f"given: {run.given}",
         data=run.dataset.name,
         metric=run.metric,
-        versions={
-            "python": platform.python_version(),
-            **{package: metadata.version(package) for package in _PACKAGES},
-        },
+        versions=_versions(),
         baseline=run.baseline,
         stages=tuple(run.stages),
         artifacts=tuple(run.files),

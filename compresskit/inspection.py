@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 from compresskit.errors import ModelError, Problem
 from compresskit.target import Compiled, Finding, Placement
 from compresskit.tflite.audit import Audit, audit
+from compresskit.tflite.metadata import Metadata, metadata_of
+from compresskit.tflite.runtime import input_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +30,20 @@ class WeightReport:
 
 @dataclass(frozen=True, kw_only=True)
 class EndReport:
-    """An input or output of a file."""
+    """An input or output of a file.
+
+    Attributes:
+        signature: its name in the file's signature, if it has one.
+        scale, zero_point: an integer stands for `(integer - zero_point) * scale`; None of what
+            is not quantized.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
+    signature: str | None = None
+    scale: float | None = None
+    zero_point: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +59,9 @@ class FileReport:
         float_ops: number of ops that read or write floats.
         claim, findings, placement, compiled: of a file just exported, what its target and the
             target's own tool say of it.
+        metadata: what a .tflite file says of where it comes from: versions, metrics and more.
+        recipe: the resolved recipe that made it, YAML.
+        labels: the name of each class.
     """
 
     name: str
@@ -62,6 +77,9 @@ class FileReport:
     weights: tuple[WeightReport, ...]
     claim: str = ""
     findings: tuple[Finding, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    recipe: str | None = None
+    labels: tuple[str, ...] = ()
     placement: Placement | None = None
     compiled: Compiled | None = None
 
@@ -108,7 +126,9 @@ def read_file(path: str | Path) -> bytes:
 
 def describe_file(path: str | Path) -> FileReport:
     """What a .tflite file holds."""
-    audited = audit(read_file(path), str(path))
+    content = read_file(path)
+    audited = audit(content, str(path))
+    carried = metadata_of(content) or Metadata()
     weights = tuple(
         WeightReport(
             name=tensor.name,
@@ -132,12 +152,26 @@ def describe_file(path: str | Path) -> FileReport:
         inputs=_ends(audited, audited.inputs),
         outputs=_ends(audited, audited.outputs),
         weights=weights,
+        metadata=carried.facts,
+        recipe=carried.recipe,
+        labels=tuple(carried.labels),
     )
 
 
 def _ends(audited: Audit, indices: tuple[int, ...]) -> tuple[EndReport, ...]:
     tensors = [audited.tensors[index] for index in indices]
-    return tuple(EndReport(name=t.name, dtype=t.dtype, shape=t.shape) for t in tensors)
+    named = {audited.outputs[position]: name for name, position in audited.answers.items()}
+    return tuple(
+        EndReport(
+            name=t.name,
+            dtype=t.dtype,
+            shape=t.shape,
+            signature=named.get(t.index) or input_name(t.name),
+            scale=float(t.scales[0]) if t.scales.size else None,
+            zero_point=int(t.zero_points[0]) if t.scales.size else None,
+        )
+        for t in tensors
+    )
 
 
 def _describe_model(model: Any, name: str) -> FileReport:

@@ -148,6 +148,11 @@ class Export(Record):
         default=False,
         description="Write C source and header beside the file, for firmware; for target micro.",
     )
+    metadata: bool | None = Field(
+        default=None,
+        description="Append recipe, versions, metrics and labels to the file, for `inspect`. "
+        "Default: yes, but not for micro, whose flash they would fill.",
+    )
     options: dict[str, Text] = Field(
         default={},
         description="What the target's own tool is told of the device.",

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from compresskit.benchmarking import Bench
-from compresskit.inspection import FileReport
+from compresskit.inspection import EndReport, FileReport
 from compresskit.planning import Plan
 from compresskit.report.records import Report
 from compresskit.target import Compiled, Placement
@@ -39,7 +39,8 @@ def _print(
     """A title, and a table of rows if there are any."""
     table = Table()
     for column in columns:
-        table.add_column(column)
+        # A name that is cut off is of no use.
+        table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(escape(str(cell)) for cell in row))
     if title:
@@ -65,13 +66,14 @@ def file(report: FileReport) -> None:
     """What a file holds."""
     console = _console()
     gzip = "" if report.gzip_bytes is None else f", {report.gzip_bytes:,} as gzip"
-    ends = [(end.name, end.dtype, end.shape, "input") for end in report.inputs]
-    ends += [(end.name, end.dtype, end.shape, "output") for end in report.outputs]
+    ends = [(*_end(end), "input") for end in report.inputs]
+    ends += [(*_end(end), "output") for end in report.outputs]
     console.print(
         f"{escape(report.name)}: {report.bytes:,} bytes{gzip}; {report.parameters:,} parameters; "
         f"{report.sparsity:.1%} of the weights are zero; {report.float_ops} ops in float"
     )
-    _print(console, "inputs and outputs", ("name", "type", "shape", ""), ends)
+    columns = ("name", "type", "shape", "scale", "zero point", "")
+    _print(console, "inputs and outputs", columns, ends)
     weights = [
         (w.name, w.dtype, w.shape, f"{w.sparsity:.1%}", w.distinct, f"{w.bytes:,}")
         for w in report.weights
@@ -91,6 +93,25 @@ def file(report: FileReport) -> None:
         console.print(f"by the rules of the target, {_placed(report.placement)}")
     if report.claim:
         console.print(escape(report.claim))
+    if report.metadata:
+        _print(console, "what the file says of itself", ("", ""), _facts(report))
+
+
+def _end(end: EndReport) -> tuple[Any, ...]:
+    scale = "" if end.scale is None else f"{end.scale:.4g}"
+    return end.signature or end.name, end.dtype, end.shape, scale, end.zero_point
+
+
+def _facts(report: FileReport) -> list[tuple[str, Any]]:
+    """Facts by name, those that are several in one line."""
+    facts = {**report.metadata, "labels": ", ".join(report.labels)}
+    rows = []
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            value = ", ".join(f"{key} {each}" for key, each in value.items())
+        rows.append((name, value))
+    rows.append(("resolved recipe", "inside: `inspect --json`, or unzip" if report.recipe else ""))
+    return [row for row in rows if row[1] not in ("", None)]
 
 
 def bench(made: Bench) -> None:

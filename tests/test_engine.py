@@ -256,6 +256,27 @@ class TestRun:
         pairs = ((few.x_train, few.y_train), (few.x_test, few.y_test))
         assert ck.compress(mlp(), short(), data=pairs).report.baseline.metrics
 
+    def test_a_file_says_where_it_comes_from(self, tmp_path):
+        exports = [
+            {"target": "edge-cpu"},
+            {"target": "edge-cpu", "name": "bare", "metadata": False},
+        ]
+        recipe = short(stages=[], export=exports)
+        result = ck.compress(mlp(), recipe, data=digits(), out=tmp_path / "out", seed=3)
+        carried, bare = (ck.inspect(path) for path in result.artifacts)
+        first, second = result.report.artifacts
+        assert carried.metadata["metrics"] == first.metrics
+        assert carried.metadata["parity"]["agreement"] == first.parity.agreement
+        assert carried.metadata["versions"] == result.report.versions
+        assert (carried.metadata["recipe"], carried.metadata["seed"]) == (recipe.name, 3)
+        assert ck.Recipe.loads(carried.recipe) == recipe
+        assert carried.labels == digits().classes
+        assert (bare.metadata, bare.recipe, bare.labels) == ({}, None, ())
+        sizes = [path.stat().st_size for path in result.artifacts]
+        assert sizes == [first.bytes, second.bytes]
+        assert first.bytes > second.bytes
+        assert (carried.gzip_bytes, bare.gzip_bytes) == (first.gzip_bytes, second.gzip_bytes)
+
     def test_export_alone(self):
         result = ck.compress(mlp(), short(stages=[]), data=digits())
         assert result.report.stages == ()

@@ -54,6 +54,10 @@ class TestFile:
         kept = sum(int(mask.sum()) for mask in compressed("cnn").masks.values())
         size = sum(mask.size for mask in compressed("cnn").masks.values())
         assert made.sparsity >= 1 - kept / size - 1e-9
+        (image,), (answer,) = made.inputs, made.outputs
+        assert image.signature == "image"
+        # Of a softmax, whatever the data.
+        assert (answer.scale, answer.zero_point) == (1 / 256, -128)
         json.dumps(made.to_dict(), allow_nan=False)
 
     def test_missing(self):
