@@ -44,6 +44,17 @@ def questions():
 
 
 class TestSpokenDigits:
+    def test_mixtures(self, spoken):
+        mixed = spoken_digits.mixtures(20, seed=1)
+        assert mixed.shape == (20, 40, 13)
+        assert mixed.dtype == np.float32
+        # No recording is among them, and none has more in it than a recording.
+        recordings = {row.tobytes() for row in spoken.x_train}
+        assert not recordings & {row.tobytes() for row in mixed}
+        assert np.abs(mixed).max() <= np.abs(spoken.x_train).max()
+        np.testing.assert_array_equal(mixed, spoken_digits.mixtures(20, seed=1))
+        assert np.any(mixed != spoken_digits.mixtures(20, seed=2))
+
     def test_shapes(self, spoken):
         assert spoken.name == "spoken-digits"
         assert spoken.x_train.shape == (2400, 40, 13)

@@ -67,6 +67,26 @@ def load() -> Dataset:
     )
 
 
+def mixtures(count: int = 4800, seed: int = 0) -> np.ndarray:
+    """Training recordings, each mixed with another one: samples that have no label.
+
+    What a mixture is, a teacher has to say: L. Beyer et al., "Knowledge distillation: A good
+    teacher is patient and consistent", 2021, https://arxiv.org/abs/2106.05237.
+
+    Args:
+        count: how many.
+        seed: of the choice of pairs, and of the first one's share, 0.5 to 1.
+
+    Returns:
+        float32, shape (count, 40, 13).
+    """
+    x = load().x_train
+    random = np.random.default_rng(seed)
+    first, second = random.integers(0, len(x), (2, count))
+    share = random.uniform(0.5, 1.0, (count, 1, 1)).astype(np.float32)
+    return share * x[first] + (1 - share) * x[second]
+
+
 def _aligned(frames: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Recordings that follow each other in `frames`, each at the end of its own row."""
     x = np.zeros((len(lengths), STEPS, frames.shape[1]), dtype=np.float32)
