@@ -10,20 +10,19 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from compresskit.benchmarking import Bench
 from compresskit.inspection import EndReport, FileReport
 from compresskit.planning import Plan
 from compresskit.report.records import Report
 from compresskit.target import Compiled, Placement
 
-if TYPE_CHECKING:  # of the same layer; or it loads TensorFlow
-    from compresskit.comparison import Comparison
+if TYPE_CHECKING:  # it loads TensorFlow
     from compresskit.sensitivity import Sensitivity
 
 _WIDTH_IN_A_PIPE = 140
 
 
-def _console(*, stderr: bool = False) -> Console:
+def people(*, stderr: bool = False) -> Console:
+    """Where people read."""
     console = Console(stderr=stderr, highlight=False)
     # In a pipe there is no window to fit: cut-off names would be of no use there.
     return (
@@ -33,7 +32,7 @@ def _console(*, stderr: bool = False) -> Console:
     )
 
 
-def _print(
+def show_table(
     console: Console, title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]
 ) -> None:
     """A title, and a table of rows if there are any."""
@@ -53,18 +52,18 @@ def _print(
 def names(rows: Iterable[Mapping[str, str]]) -> None:
     """The entries of a registry."""
     cells = [(row["kind"], row["name"], row["summary"]) for row in rows]
-    _print(_console(), "", ("kind", "name", "what it is"), cells)
+    show_table(people(), "", ("kind", "name", "what it is"), cells)
 
 
 def pairs(title: str, figures: Mapping[str, Any]) -> None:
     """Names and figures."""
     rows = [(key, f"{v:.4f}" if isinstance(v, float) else v) for key, v in figures.items()]
-    _print(_console(), title, ("figure", "value"), rows)
+    show_table(people(), title, ("figure", "value"), rows)
 
 
 def file(report: FileReport) -> None:
     """What a file holds."""
-    console = _console()
+    console = people()
     gzip = "" if report.gzip_bytes is None else f", {report.gzip_bytes:,} as gzip"
     ends = [(*_end(end), "input") for end in report.inputs]
     ends += [(*_end(end), "output") for end in report.outputs]
@@ -73,20 +72,20 @@ def file(report: FileReport) -> None:
         f"{report.sparsity:.1%} of the weights are zero; {report.float_ops} ops in float"
     )
     columns = ("name", "type", "shape", "scale", "zero point", "")
-    _print(console, "inputs and outputs", columns, ends)
+    show_table(console, "inputs and outputs", columns, ends)
     weights = [
         (w.name, w.dtype, w.shape, f"{w.sparsity:.1%}", w.distinct, f"{w.bytes:,}")
         for w in report.weights
     ]
     columns = ("weight", "type", "shape", "zeros", "distinct", "bytes")
-    _print(console, "weights", columns, weights)
-    _print(console, "ops", ("op", "count"), report.ops.items())
+    show_table(console, "weights", columns, weights)
+    show_table(console, "ops", ("op", "count"), report.ops.items())
     if report.findings:
         found = [
             (each.index, each.op, each.reason + ("" if each.confirmed else " (unconfirmed)"))
             for each in report.findings
         ]
-        _print(console, "what the target says", ("index", "op", ""), found)
+        show_table(console, "what the target says", ("index", "op", ""), found)
     if report.compiled:
         _compiled(console, [(report.compiled, None)])
     elif report.placement:
@@ -94,12 +93,12 @@ def file(report: FileReport) -> None:
     if report.claim:
         console.print(escape(report.claim))
     if report.metadata:
-        _print(console, "what the file says of itself", ("", ""), _facts(report))
+        show_table(console, "what the file says of itself", ("", ""), _facts(report))
 
 
 def _end(end: EndReport) -> tuple[Any, ...]:
-    scale = "" if end.scale is None else f"{end.scale:.4g}"
-    return end.signature or end.name, end.dtype, end.shape, scale, end.zero_point
+    grid = ("", "") if end.scale is None else (f"{end.scale:.4g}", end.zero_point)
+    return end.signature or end.name, end.dtype, end.shape, *grid
 
 
 def _facts(report: FileReport) -> list[tuple[str, Any]]:
@@ -112,110 +111,6 @@ def _facts(report: FileReport) -> list[tuple[str, Any]]:
         rows.append((name, value))
     rows.append(("resolved recipe", "inside: `inspect --json`, or unzip" if report.recipe else ""))
     return [row for row in rows if row[1] not in ("", None)]
-
-
-def bench(made: Bench) -> None:
-    """What files take, beside the first."""
-    console = _console()
-    rows = [
-        (
-            each.path,
-            f"{each.bytes:,}",
-            f"{each.latency_ms:.4f}",
-            f"{each.p10_ms:.4f} to {each.p90_ms:.4f}",
-            f"{each.ratio:.3f}",
-            f"{each.ratio_p10:.3f} to {each.ratio_p90:.3f}",
-            "" if each.peak_memory_bytes is None else f"{each.peak_memory_bytes:,}",
-            each.runtime,
-        )
-        for each in made.files
-    ]
-    title = (
-        f"{made.runs} calls of each file, in turn; {made.threads} thread"
-        f"{'s' if made.threads > 1 else ''}; inputs: {made.data}"
-    )
-    columns = ("file", "bytes", "median ms", "p10 to p90", "to first", "p10 to p90")
-    _print(console, title, (*columns, "peak memory", "runtime"), rows)
-    for each in made.files:
-        if each.ops:
-            whole = sum(op.ms for op in each.ops)
-            _print(
-                console,
-                f"{each.path}: each op alone, as a file of its own; {whole:.4f} ms together, "
-                f"{each.latency_ms:.4f} ms in one file",
-                ("index", "op", "output", "ms", "share"),
-                [(o.index, o.op, o.output, f"{o.ms:.4f}", f"{o.share:.1%}") for o in each.ops],
-            )
-
-
-def comparison(made: Comparison, show: int) -> None:
-    """Two models side by side.
-
-    Args:
-        show: most rows of each table of differences.
-    """
-    console = _console()
-    sides = (made.a, made.b)
-    rows: list[tuple[Any, ...]] = [
-        (key, *(_cell(getattr(side, key)) for side in sides))
-        for key in ("kind", "bytes", "gzip_bytes", "packed_bytes", "parameters", "sparsity")
-    ]
-    rows += [
-        (f"weights in {each}", *(_cell(side.dtypes.get(each)) for side in sides))
-        for each in sorted({*made.a.dtypes, *made.b.dtypes})
-    ]
-    rows += [
-        (each, *(_cell(side.ops.get(each)) for side in sides))
-        for each in sorted({*made.a.ops, *made.b.ops})
-    ]
-    rows += [(each, *(_cell(side.metrics[each]) for side in sides)) for each in made.a.metrics]
-    _print(console, "", ("", made.a.path, made.b.path), rows)
-    if made.answers is not None:
-        given = made.answers
-        title = (
-            f"{given.data}: {given.samples:,} samples, agreement {given.agreement:.4f}; outputs "
-            f"differ by {given.mean_abs_error:.2g} on average, {given.max_abs_error:.2g} at most; "
-            f"{_shown(len(given.changed), show)} answered differently"
-        )
-        changed = [(each.index, each.label, each.a, each.b) for each in given.changed[:show]]
-        _print(console, title, ("sample", "label", "answer of A", "of B"), changed)
-    columns = ("A", "B", "shape", "relative error", "SQNR dB", "")
-    for kind, found in (("weights", made.weights), ("activations", made.activations)):
-        worst = sorted(found, key=lambda each: -_error(each))[:show]
-        differences = [
-            (
-                f"{each.a} ({each.dtypes[0]})",
-                f"{each.b} ({each.dtypes[1]})",
-                each.shape,
-                "" if each.relative_error is None else f"{each.relative_error:.4f}",
-                "" if each.sqnr_db is None else f"{each.sqnr_db:.1f}",
-                "but for a factor of each channel" if each.scaled else "",
-            )
-            for each in worst
-        ]
-        if differences:
-            title = f"{kind}, the worst first: {_shown(len(found), show)} compared"
-            _print(console, title, columns, differences)
-    for side, left in zip(sides, (made.only_a, made.only_b), strict=True):
-        if left:
-            names = ", ".join(left[:show])
-            console.print(escape(f"without a counterpart in {side.path}: {names}"), soft_wrap=True)
-
-
-def _error(each: Any) -> float:
-    return float("inf") if each.relative_error is None else each.relative_error
-
-
-def _shown(count: int, show: int) -> str:
-    return f"{count:,}" if count <= show else f"{show:,} of {count:,}"
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:.4f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _placed(placement: Placement) -> str:
@@ -257,7 +152,7 @@ def _compiled(console: Console, made: Iterable[tuple[Compiled, Compiled | None]]
             *("compiled", "ops on the accelerator", "cycles", "ms, estimated"),
             *("encoded weights", "SRAM", "flash", "DRAM"),
         )
-        _print(console, "what the devices' own compilers say", columns, rows)
+        show_table(console, "what the devices' own compilers say", columns, rows)
 
 
 def sensitivity(made: Sensitivity, chosen: Mapping[str, float]) -> None:
@@ -275,12 +170,12 @@ def sensitivity(made: Sensitivity, chosen: Mapping[str, float]) -> None:
         for layer in made.layers
     ]
     shares = [f"{amount:.0%}" for amount in made.amounts]
-    _print(_console(), title, ("layer", *shares, "take"), rows)
+    show_table(people(), title, ("layer", *shares, "take"), rows)
 
 
 def plan(made: Plan) -> None:
     """What a recipe would do."""
-    console = _console()
+    console = people()
     console.print(f"{escape(made.recipe)}: {escape(made.model)} on {escape(made.data)}")
     if not made.imported:
         console.print("model and data were not loaded: weights are not listed")
@@ -288,7 +183,7 @@ def plan(made: Plan) -> None:
         length = f"{stage.epochs} epochs" + (f", {stage.steps:,} steps" if stage.steps else "")
         weights = [(path, "taken") for path in stage.touched]
         weights += [(path, f"left: {reason}") for path, reason in stage.skipped.items()]
-        _print(console, f"{stage.name} ({stage.type}, {length})", ("weight", ""), weights)
+        show_table(console, f"{stage.name} ({stage.type}, {length})", ("weight", ""), weights)
         if stage.teacher:
             size = f" ({stage.parameters:,} parameters)" if stage.parameters else ""
             learner = stage.student or "the model as it is"
@@ -296,12 +191,12 @@ def plan(made: Plan) -> None:
         for target, worth in stage.worth.items():
             console.print(f"  worth on {target}: {escape(worth)}")
     rows = [(e.target, e.precision, e.file, "; ".join(e.notes)) for e in made.exports]
-    _print(console, "exports", ("target", "precision", "file", "notes"), rows)
+    show_table(console, "exports", ("target", "precision", "file", "notes"), rows)
 
 
 def summary(report: Report, folder: Path) -> None:
     """Before and after, and where the files are."""
-    console = _console()
+    console = people()
     base = report.baseline
     rows = [
         (
@@ -344,7 +239,7 @@ def summary(report: Report, folder: Path) -> None:
         "agreement",
         "ms",
     )
-    _print(console, f"{report.recipe} (seed {report.seed})", columns, rows)
+    show_table(console, f"{report.recipe} (seed {report.seed})", columns, rows)
     for made in report.artifacts:
         if made.arena_bytes is not None:
             console.print(
@@ -369,7 +264,7 @@ def summary(report: Report, folder: Path) -> None:
 
 def broken(report: Report) -> None:
     """Promises that were not kept, on standard error."""
-    console = _console(stderr=True)
+    console = people(stderr=True)
     rows = [(p.stage, p.what, p.expected, p.measured) for p in report.broken]
     columns = ("answerable", "promise", "expected", "measured")
-    _print(console, "broken promises", columns, rows)
+    show_table(console, "broken promises", columns, rows)

@@ -40,7 +40,7 @@ def bench(
     Files are called in turn, one sample a call, after a warm-up. A data set given as
     module:function imports and runs your own code.
     """
-    from compresskit import tables
+    from compresskit import tables_side_by_side as tables
     from compresskit.benchmarking import bench as measure
 
     made = measure(
@@ -86,7 +86,7 @@ def compare(
     """
     if not (a.endswith(".tflite") and b.endswith(".tflite")):
         load_tensorflow()
-    from compresskit import tables
+    from compresskit import tables_side_by_side as tables
     from compresskit.comparison import compare as make
 
     made = make(
