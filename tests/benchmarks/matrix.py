@@ -25,12 +25,12 @@ import numpy as np
 import compresskit as ck
 from compresskit import catalog, data
 from compresskit.errors import CompressKitError
-from compresskit.fitting import try_out
 from compresskit.models.load import load_model
 from compresskit.tflite.lower import predictions
+from compresskit.tflite.micro import arena_bytes
 from compresskit.tflite.runtime import Runner
 
-SAMPLES, CALIBRATION, TRAINED = 200, 100, 3000
+SAMPLES, CALIBRATION, TRAINED, RUNS = 200, 100, 3000, 200
 # Model, data set, epochs over TRAINED samples.
 MODELS = {
     "lenet5": ("lenet5", "fashion-mnist", 2),
@@ -66,23 +66,21 @@ def trained(name: str) -> tuple[keras.Model, data.Dataset]:
     return model, dataset
 
 
-def cell(model: keras.Model, dataset: data.Dataset, target: str, precision: str) -> str:
+def cell(model: keras.Model, dataset: data.Dataset, target: str, precision: str, path: Path) -> str:
     """What one export comes to, for a table."""
     x = dataset.x_test[:SAMPLES]
     record = catalog.targets.get(target)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "model.tflite")
-        try:
-            made = ck.export(
-                model,
-                target=target,
-                precision=precision,
-                path=path,
-                representative_data=dataset.x_train[:CALIBRATION],
-            )
-        except CompressKitError as error:
-            return "no: " + error.problems[0].found
-        answers = Runner(path.read_bytes(), runtime=record.runtime).predict(x)
+    try:
+        made = ck.export(
+            model,
+            target=target,
+            precision=precision,
+            path=path,
+            representative_data=dataset.x_train[:CALIBRATION],
+        )
+    except CompressKitError as error:
+        return "no: " + error.problems[0].found
+    answers = Runner(path.read_bytes(), runtime=record.runtime).predict(x)
     expected = predictions(model, x)
     difference = float(np.abs(answers - expected).mean())
     agreement = float(np.mean(answers.argmax(-1) == expected.argmax(-1)))
@@ -93,19 +91,59 @@ def cell(model: keras.Model, dataset: data.Dataset, target: str, precision: str)
     return f"{agreement:.1%}, {difference:.1g}{verdict}"
 
 
+def latencies(names: list[str], folder: Path) -> None:
+    """The files of edge-cpu, those of a model in turn in one run."""
+    print("\n| model | precision | bytes | median ms | to float32, p10 to p90 | memory, MB |")
+    print("|---|---|---|---|---|---|")
+    for name in names:
+        files = [folder / f"{name}-edge-cpu-{precision}.tflite" for precision in LIMITS]
+        for file in ck.bench([file for file in files if file.exists()], runs=RUNS).files:
+            precision = Path(file.path).stem.split("-")[-1]
+            spread = f"{file.ratio:.2f}, {file.ratio_p10:.2f} to {file.ratio_p90:.2f}"
+            memory = (file.peak_memory_bytes or 0) / 1e6
+            print(
+                f"| {name} | {precision} | {file.bytes:,} | {file.latency_ms:.3f} | {spread} "
+                f"| {memory:.1f} |",
+                flush=True,
+            )
+
+
+def arenas(names: list[str], folder: Path) -> None:
+    """What the files of micro need of a chip."""
+    print("\n| model | flash, bytes | arena, bytes |")
+    print("|---|---|---|")
+    for name in names:
+        file = folder / f"{name}-micro-int8.tflite"
+        if file.exists():
+            content = file.read_bytes()
+            print(
+                f"| {name} | {len(content):,} | {arena_bytes(content, file.name):,} |", flush=True
+            )
+
+
 def main() -> None:
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("tensorflow", "keras"))
     print(f"{versions}; agreement and mean difference over {SAMPLES} test samples\n")
     names = sys.argv[1:] or list(MODELS)
     models = {name: trained(name) for name in names}
-    for name, (model, dataset) in models.items():
-        try_out(model, dataset.x_test, where=name)
     print(f"| target | precision | {' | '.join(names)} |")
     print("|---" * (2 + len(names)) + "|")
-    for target in catalog.targets.names():
-        for precision in catalog.targets.get(target).precisions:
-            cells = [cell(*models[name], target, precision) for name in names]
-            print(f"| {target} | {precision} | {' | '.join(cells)} |", flush=True)
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        for target in catalog.targets.names():
+            for precision in catalog.targets.get(target).precisions:
+                cells = [
+                    cell(
+                        *models[name],
+                        target,
+                        precision,
+                        folder / f"{name}-{target}-{precision}.tflite",
+                    )
+                    for name in names
+                ]
+                print(f"| {target} | {precision} | {' | '.join(cells)} |", flush=True)
+        latencies(names, folder)
+        arenas(names, folder)
 
 
 if __name__ == "__main__":
