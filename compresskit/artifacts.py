@@ -16,10 +16,11 @@ from compresskit.errors import ConversionError, Problem
 from compresskit.findings import findings
 from compresskit.labels import label_of
 from compresskit.ledger import Kept, in_file
+from compresskit.methods.calibrate import calibrate
 from compresskit.outputs import Output
 from compresskit.packing import entropy_bytes, pack
 from compresskit.progress import Bars
-from compresskit.ranges import Range
+from compresskit.ranges import Range, completed
 from compresskit.recipe import Export
 from compresskit.report.records import (
     ArtifactReport,
@@ -73,15 +74,20 @@ def artifact(
         tool made of it, and the C sources that hold it; what runs it.
     """
     precision = resolved.precision
-    used = ranges if precision.integer else ()
+    # Ranges are those of 8 bits.
+    used = ranges if precision.activations == "int8" else ()
+    samples = dataset.representative(export.calibration.samples)
+    if precision.activations == "int8" and export.calibration.estimator != "min-max":
+        used = completed(used, calibrate(model, samples, export.calibration))
     with bars.task(f"converting {resolved.file}", None):
         content = convert(
             model,
             precision,
             sample=take(dataset.x_test, slice(1)),
-            calibration=dataset.representative(export.calibration.samples),
+            calibration=samples,
             ranges=used,
             lstm=export.lstm,
+            rounding=export.weights,
         )
     check_scales(audit(content, resolved.file), resolved.file)
     plain = content
@@ -94,10 +100,10 @@ def artifact(
     labels = label_of(dataset.y_test, output.name)
     with bars.task(f"running {resolved.file}", count(dataset.x_test)) as update:
         outputs = runner.predict(dataset.x_test, lambda done: update(done=done))
-    samples = min(export.parity.samples, count(dataset.x_test))
-    first = take(dataset.x_test, slice(samples))
+    compared = min(export.parity.samples, count(dataset.x_test))
+    first = take(dataset.x_test, slice(compared))
     if content is not plain:
-        _check_luts(plain, first, outputs[:samples], resolved, output)
+        _check_luts(plain, first, outputs[:compared], resolved, output)
     reference = predictions(model, first, used, output=output.index)
     files = {resolved.file: content}
     compiled = None
@@ -116,7 +122,7 @@ def artifact(
             sources = c_array.sources(content, audited, resolved.file, arena)
     files.update({name: text.encode("ascii") for name, text in sources.items()})
     figures = {metric: metrics.METRICS[metric](outputs, labels)}
-    parity = compare(outputs[:samples], reference, labels)
+    parity = compare(outputs[:compared], reference, labels)
     if export.metadata or (export.metadata is None and arena is None):
         made_by = {
             "target": resolved.target.name,
@@ -143,8 +149,8 @@ def artifact(
         claim=claim,
         findings=tuple(FindingReport(**asdict(finding)) for finding in found),
         notes=_notes(audited),
-        packed_bytes=len(pack(content)) if precision.weights == "int8" else None,
-        entropy_bytes=entropy_bytes(audited) if precision.weights == "int8" else None,
+        packed_bytes=len(pack(content)) if precision.packed else None,
+        entropy_bytes=entropy_bytes(audited) if precision.packed else None,
         flash_bytes=None if arena is None else len(content),
         arena_bytes=arena,
         c_array=tuple(sources),

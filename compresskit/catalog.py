@@ -30,7 +30,11 @@ methods.register(
     "compresskit.methods.quantize:Quantization",
     summary="train through the rounding of the integer kernels",
 )
-
+methods.register(
+    "ptq",
+    "compresskit.methods.ptq:PostTraining",
+    summary="make weights fit for rounding, without training",
+)
 methods.register(
     "distill",
     "compresskit.methods.distill:Distillation",
@@ -66,7 +70,7 @@ unit_criteria.register(
 targets.register(
     "edge-cpu",
     "compresskit.targets.edge_cpu:TARGET",
-    summary="LiteRT on phones and single-board computers: float32, float16, dynamic, int8",
+    summary="LiteRT on phones and single-board computers: float32 to int4",
 )
 targets.register(
     "edge-tpu",

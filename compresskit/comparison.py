@@ -194,7 +194,7 @@ def _side(report: Any, figures: Mapping[str, float]) -> Side:
     dtypes: dict[str, int] = {}
     for each in report.weights:
         dtypes[each.dtype] = dtypes.get(each.dtype, 0) + int(np.prod(each.shape))
-    packs = report.kind == "tflite" and "INT8" in dtypes
+    packs = report.kind == "tflite" and not {"INT8", "INT4"}.isdisjoint(dtypes)
     return Side(
         path=report.name,
         kind=report.kind,

@@ -16,7 +16,7 @@ from compresskit import artifacts, catalog, classroom, ledger, shrinking
 from compresskit.errors import Problem, RecipeError
 from compresskit.files import reported_files, staged
 from compresskit.layers import layer_reports, sparsity
-from compresskit.method import Length
+from compresskit.method import Attached, Length
 from compresskit.planning import describe
 from compresskit.preparation import batch_size, check
 from compresskit.progress import Bars
@@ -35,6 +35,8 @@ from compresskit.training import fit, learn
 _PACKAGES = ("compresskit", "tensorflow", "keras", "ai-edge-litert", "numpy")
 # Largest mean difference of outputs that baking the weights may make.
 _DETACH_TOLERANCE = 1e-3
+# Largest mean difference that scaling channels up and down again may make.
+_EQUALIZED_TOLERANCE = 1e-4
 
 
 @final
@@ -178,9 +180,10 @@ def _stage(run: Run, index: int) -> bool:
         "where": stage.name,
         "callbacks": attached.callbacks,
     }
+    history: dict[str, list[float]] = {}
     if lesson is not None and teacher is not None:
         history = learn(run.model, teacher, lesson, **settings)
-    else:
+    elif stage.epochs:
         history = fit(run.model, run.dataset, **settings)
     smaller = None if attached.smaller is None else attached.smaller()
     shrunk = [] if smaller is None else shrinking.enter(run, stage, smaller)
@@ -196,7 +199,11 @@ def _stage(run: Run, index: int) -> bool:
         run.model.set_weights(weights)
         run.trained = None
     else:
-        run.promises += shrunk + ledger.still_true(run.kept, run.model, stage.name)
+        run.promises += (
+            shrunk
+            + _unchanged(stage, attached)
+            + ledger.still_true(run.kept, run.model, stage.name)
+        )
         run.kept += ledger.kept_by(stage, attached, layers, run.model, grid)
     run.stages.append(
         StageReport(
@@ -215,6 +222,21 @@ def _stage(run: Run, index: int) -> bool:
         )
     )
     return verdict != "stop"
+
+
+def _unchanged(stage: Stage, attached: Attached) -> list[Promise]:
+    """That a stage has left the answers alone, where it says that it does."""
+    if attached.difference is None:
+        return []
+    return [
+        Promise(
+            what="mean difference of the outputs after equalization from those before",
+            stage=stage.name,
+            expected=_EQUALIZED_TOLERANCE,
+            measured=attached.difference,
+            kept=attached.difference <= _EQUALIZED_TOLERANCE,
+        )
+    ]
 
 
 def _gate(run: Run, stage: Stage, measured: dict[str, float]) -> str:

@@ -17,12 +17,15 @@ from compresskit.findings import findings
 from compresskit.fitting import try_out
 from compresskit.inspection import FileReport, describe_file
 from compresskit.installed import missing
-from compresskit.ranges import Range
+from compresskit.methods.calibrate import calibrate
+from compresskit.ranges import Range, completed
+from compresskit.recipe_rounding import CALIBRATION, ROUNDING, Calibration, Rounding
 from compresskit.resolution import options_of
 from compresskit.target import Precision, Target
 from compresskit.tflite.audit import audit
 from compresskit.tflite.c_array import sources as sources_of
 from compresskit.tflite.convert import convert
+from compresskit.tflite.forms import Form
 from compresskit.tflite.luts import with_luts
 from compresskit.tflite.micro import arena_bytes
 from compresskit.tflite.runtime import Runner
@@ -40,6 +43,9 @@ def export(
     compress: Literal["none", "lut"] = "none",
     c_array: bool = False,
     options: Mapping[str, str] | None = None,
+    lstm: Form = "fused",
+    weights: Rounding = ROUNDING,
+    calibration: Calibration = CALIBRATION,
 ) -> FileReport:
     """Writes a model to a .tflite file and reads it back.
 
@@ -60,13 +66,17 @@ def export(
         c_array: write C source and header beside the file, too, for `micro`.
         options: what the target's own tool is told, for example
             `{"accelerator": "ethos-u55-256"}`. The file that it writes is put beside `path`.
+        lstm: in which form recurrent layers are written.
+        weights: how `int4` or `dynamic` rounds weights that are not on a grid.
+        calibration: how the ranges that training did not learn are estimated, on all of the
+            representative data.
 
     Returns:
         What the file holds, read from its bytes, and what the target and its tool say of it.
 
     Raises:
-        TargetError: there is no such target, it has no such precision or option, does not decode,
-            or its files are not linked into firmware.
+        TargetError: there is no such target, it has no such precision or option, or none for a
+            layer of the model, does not decode, or its files are not linked into firmware.
         DataError: representative data is missing, empty, or nothing that the model takes.
         ConversionError: the converter or the target's tool failed, or wrote a file that
             breaks a rule.
@@ -119,12 +129,17 @@ def export(
             )
         )
     try_out(model, representative_data, where=f"export to {path}", error=DataError)
+    used = ranges if chosen.activations == "int8" else ()
+    if chosen.activations == "int8" and calibration.estimator != "min-max":
+        used = completed(used, calibrate(model, representative_data, calibration))
     content = convert(
         model,
         chosen,
         sample=keras.tree.map_structure(lambda values: values[:1], representative_data),
         calibration=representative_data,
-        ranges=ranges if chosen.integer else (),
+        ranges=used,
+        lstm=lstm,
+        rounding=weights,
     )
     check_scales(audit(content, str(path)), str(path))
     if compress == "lut":

@@ -17,7 +17,7 @@ from keras import layers
 Show = Callable[[str, Any], Any]
 
 
-def _normalization(layer: Any, show: Show) -> Callable[..., Any]:
+def _normalization(layer: Any, show: Show, *, wide: bool = False) -> Callable[..., Any]:
     given = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
 
     def call(inputs: Any) -> Any:
@@ -27,7 +27,9 @@ def _normalization(layer: Any, show: Show) -> Callable[..., Any]:
         # Keras normalizes in float32, whatever the policy.
         inputs = tf.cast(inputs, tf.float32)
         mean = show("mean", tf.reduce_mean(inputs, axis=axes, keepdims=True))
-        squared = show("squared", tf.math.squared_difference(inputs, mean))
+        # Of 16 bits there is no kernel for the difference and its square in one.
+        squares = _square_of_difference if wide else tf.math.squared_difference
+        squared = show("squared", squares(inputs, mean))
         variance = show("variance", tf.reduce_mean(squared, axis=axes, keepdims=True))
         inverse = show("inverse", tf.math.rsqrt(show(POSITIVE, variance + layer.epsilon)))
         outputs = show("centred", inputs - mean) * inverse
@@ -42,6 +44,11 @@ def _normalization(layer: Any, show: Show) -> Callable[..., Any]:
         return tf.cast(outputs, layer.compute_dtype)
 
     return call
+
+
+def _square_of_difference(one: Any, other: Any) -> Any:
+    difference = one - other
+    return difference * difference
 
 
 def _separable(layer: Any, show: Show) -> Callable[..., Any]:
@@ -82,7 +89,12 @@ def points(layer: Any) -> tuple[str, ...]:
     return ()
 
 
-def form(layer: Any, show: Show) -> Callable[..., Any]:
-    """The call of a layer that has points, written out."""
-    make = _normalization if isinstance(layer, layers.LayerNormalization) else _separable
-    return make(layer, show)
+def form(layer: Any, show: Show, *, wide: bool = False) -> Callable[..., Any]:
+    """The call of a layer that has points, written out.
+
+    Args:
+        wide: whether it is for kernels of 16 bits.
+    """
+    if isinstance(layer, layers.LayerNormalization):
+        return _normalization(layer, show, wide=wide)
+    return _separable(layer, show)

@@ -42,6 +42,10 @@ TFLITE_MICRO = Package(
 VELA = Package(
     module="ethosu", install="pip install 'compresskit[ethos-u]', or pip install ethos-u-vela"
 )
+LITERT_QUANTIZER = Package(
+    module="litert_quantizer",
+    install="pip install 'compresskit[quantizer]', or pip install litert-quantizer",
+)
 
 
 def missing(package: Package, *, where: str) -> Problem | None:

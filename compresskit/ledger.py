@@ -16,7 +16,7 @@ from compresskit.methods.grids import scales_of
 from compresskit.methods.masks import breaks
 from compresskit.report.records import LayerReport, Promise
 from compresskit.resolution import Resolved
-from compresskit.stages import QAT, Cluster, Prune, Shrink, Stage
+from compresskit.stages import PTQ, QAT, Cluster, Prune, Shrink, Stage
 from compresskit.target import Grid
 from compresskit.tflite.audit import Audit
 from compresskit.tflite.match import find, looked_up
@@ -67,6 +67,8 @@ def kept_by(
     """What a stage that has just ended answers for."""
     if isinstance(stage, Shrink):
         return []  # of its weights nothing holds but their shape
+    if isinstance(stage, PTQ) and "gptq" not in stage.algorithms:
+        return []  # of its weights nothing holds but their effect
     touched = set(attached.touched)
     # Layers of a subclassed model may share a path: the least of them counts.
     made: dict[str, float] = {}
@@ -82,7 +84,7 @@ def kept_by(
             run=weight.input_channels,
             clusters=stage.clusters if isinstance(stage, Cluster) else None,
             unit=stage.granularity if isinstance(stage, Cluster) else "tensor",
-            bits=stage.weight_bits if isinstance(stage, QAT) else None,
+            bits=_bits(stage, weight, grid),
             parts=max(1, weight.layout.gates) if weight.layout else 1,
             scales=int(scales_of(weight, grid).units(weight.shape).max()) + 1,
             table=bool(weight.layout and weight.layout.table),
@@ -90,6 +92,13 @@ def kept_by(
         for weight in weights_of(model)
         if weight.path in touched
     ]
+
+
+def _bits(stage: Stage, weight: Weight, grid: Grid) -> int | None:
+    """How many bits a stage made do for a weight."""
+    if isinstance(stage, QAT | PTQ):
+        return min(stage.weight_bits, scales_of(weight, grid).bits)
+    return None
 
 
 def _weights(kept: Sequence[Kept], model: keras.Model) -> Iterator[tuple[Kept, Weight]]:
@@ -123,8 +132,7 @@ def baked(kept: Sequence[Kept], model: keras.Model) -> list[Kept]:
 
 def in_file(each: Kept, file: str, audited: Audit, resolved: Resolved) -> list[Promise]:
     """Whether a file holds what a stage made of a weight."""
-    integer = resolved.precision.integer
-    if not integer:
+    if not resolved.precision.integer and resolved.precision.weights != "int4":
         # Floats are shared behind their scales; bits are those of integer kernels.
         each = replace(each, bits=None)
     stored = find(each.matrix, audited, each.parts)

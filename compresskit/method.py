@@ -29,6 +29,7 @@ class Examples:
     Attributes:
         x, y: training samples and their labels.
         loss: as `keras.Model.compile` takes it.
+        representative: gives a random choice of so many training samples, without labels.
         latency: of a model, what tells how long the file of another takes for one sample, as a
             share of what its own does.
     """
@@ -36,6 +37,7 @@ class Examples:
     x: Any = None
     y: Any = None
     loss: Any = None
+    representative: Callable[[int], Any] | None = None
     latency: Callable[[keras.Model], Callable[[keras.Model], float]] | None = None
 
 
@@ -71,6 +73,8 @@ class Attached:
             export knows (`ranges`).
         smaller: makes the model to go on with when the stage has trained; None to go on with
             that one.
+        difference: the mean absolute difference that attaching has made to the model's answers,
+            where the technique is not to change them; None where it may.
     """
 
     touched: tuple[str, ...]
@@ -78,6 +82,7 @@ class Attached:
     callbacks: tuple[keras.callbacks.Callback, ...]
     detach: Callable[[], dict[str, Any]] = field(repr=False)
     smaller: Callable[[], Smaller] | None = field(default=None, repr=False)
+    difference: float | None = None
 
 
 class Method(ABC):

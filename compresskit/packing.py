@@ -46,14 +46,14 @@ def entropy_bytes(audited: Audit) -> int:
     """The zeroth-order entropy of a file's weights, in bytes, rounded up tensor by tensor.
 
     No code of single values in which each tensor has its own frequencies takes less. What
-    is stored in 8 bits counts as a weight, whatever op reads it.
+    is stored in 8 bits or 4 counts as a weight, whatever op reads it.
     """
     # What look-up tables are made of is no weight: that is what they decode to.
     tables = {index for op in audited.ops if op.name == DECODE for index in op.inputs}
     stored = [
         tensor
         for tensor in audited.tensors
-        if tensor.dtype in ("INT8", "UINT8") and tensor.index not in tables
+        if tensor.dtype in ("INT8", "UINT8", "INT4") and tensor.index not in tables
     ]
     weights = {id(tensor): tensor for tensor in (*audited.weights, *stored)}
     total = 0.0

@@ -11,7 +11,7 @@ from compresskit.recipe import Recipe
 from compresskit.recipe_distill import Pupil
 from compresskit.recipe_fields import Builder
 from compresskit.recipe_source import Locate, render
-from compresskit.resolution import Resolved, resolve, training_grid
+from compresskit.resolution import Resolved, resolve, same_weights, training_grid
 from compresskit.stages import Distill, Prune
 
 
@@ -166,13 +166,16 @@ def _worth_key(stage: Any) -> str:
 def _export_plan(recipe: Recipe, each: Resolved, exports: list[Resolved]) -> ExportPlan:
     notes = []
     trained = any(stage.type == "qat" for stage in recipe.stages)
-    if trained and each.precision.integer and each.precision.grid != training_grid(exports):
+    rounded = each.precision.integer or each.precision.weights == "int4"
+    if trained and rounded and not same_weights(each.precision.grid, training_grid(exports)):
         notes.append(
             "its kernels round weights on another grid than the one that training saw "
-            "(that of the first integer export): they are rounded once more"
+            "(that of the first integer or 4-bit export): they are rounded once more"
         )
-    if each.precision.integer and not trained:
+    if each.precision.activations == "int8" and not trained:
         notes.append("no qat stage: ranges come from calibration alone")
+    if each.precision.activations == "int16":
+        notes.append("ranges come from calibration: 16 bits round next to nothing")
     return ExportPlan(
         target=each.target.name,
         precision=each.precision_name,

@@ -47,6 +47,13 @@ class Range:
     inner: str = ""
 
 
+def completed(ranges: Sequence[Range], more: Sequence[Range]) -> tuple[Range, ...]:
+    """`ranges`, and those of `more` that are of other activations."""
+    known = {(each.operation, each.place, each.inner) for each in ranges}
+    others = (each for each in more if (each.operation, each.place, each.inner) not in known)
+    return (*ranges, *others)
+
+
 def place(
     operation: Any, where: Place, transform: Callable[[Any], Any], inner: str = ""
 ) -> Callable[[], None]:

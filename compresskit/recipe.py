@@ -41,6 +41,7 @@ from compresskit.recipe_fields import (
 )
 from compresskit.recipe_overrides import override, stage_names
 from compresskit.recipe_problems import explain
+from compresskit.recipe_rounding import CALIBRATION, ROUNDING, Calibration, Rounding
 from compresskit.stage_base import StageBase
 from compresskit.stages import Stage
 
@@ -111,12 +112,6 @@ class ExportGate(Record):
     )
 
 
-class Calibration(Record):
-    """What the ranges of activations are measured on, where training did not set them."""
-
-    samples: Count = Field(default=128, description="Training samples to run.")
-
-
 class Export(Record):
     """One file for one target."""
 
@@ -138,7 +133,10 @@ class Export(Record):
         description="How an LSTM is written: one fused op, which keeps its state until it is "
         "reset; step by step; or as Keras does, in a loop (not in integers).",
     )
-    calibration: Calibration = Field(default=Calibration(), description="Where ranges come from.")
+    calibration: Calibration = Field(default=CALIBRATION, description="Where ranges come from.")
+    weights: Rounding = Field(
+        default=ROUNDING, description="How int4 or dynamic rounds weights that are not on a grid."
+    )
     compress: Literal["none", "lut"] = Field(
         default="none",
         description="lut: weights with few values are stored as indices into look-up tables, "

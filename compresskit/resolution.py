@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from compresskit import catalog
 from compresskit.errors import Problem, did_you_mean
-from compresskit.installed import missing
+from compresskit.installed import LITERT_QUANTIZER, Package, missing
 from compresskit.recipe import Recipe
+from compresskit.recipe_rounding import ROUNDING
 from compresskit.recipe_source import Locate, render
-from compresskit.stage_base import Compression
-from compresskit.stages import QAT, Cluster, Distill, Shrink, Stage
+from compresskit.stage_base import Compression, Selecting
+from compresskit.stages import PTQ, QAT, Cluster, Distill, Shrink, Stage
 from compresskit.target import Grid, Precision, Target
 
 
@@ -76,7 +77,7 @@ def resolve(recipe: Recipe, locate: Locate = render) -> tuple[list[Resolved], li
     ]
     problems += _packages(recipe, locate) + _compressions(recipe, locate)
     problems += _c_arrays(recipe, locate)
-    problems += _grids(recipe, resolved, locate)
+    problems += _grids(recipe, resolved, locate) + _roundings(recipe, resolved, locate)
     problems += _order(recipe, locate) + _activation_bits(recipe, resolved, locate)
     return resolved, problems
 
@@ -105,13 +106,65 @@ def options_of(
 
 def _packages(recipe: Recipe, locate: Locate) -> list[Problem]:
     """What must be installed before anything is trained."""
-    needed = [catalog.targets.get(export.target).requires for export in recipe.export]
+    needed: list[tuple[str, Package | None]] = []
+    for export in recipe.export:
+        target: Target = catalog.targets.get(export.target)
+        precision = target.precisions.get(export.precision or target.default)
+        rounds = precision is not None and precision.weights == "int4"
+        if rounds or export.weights != ROUNDING:
+            needed.append(("precision" if rounds else "weights", LITERT_QUANTIZER))
+        else:
+            needed.append(("target", target.requires))
     found = [
-        missing(package, where=locate(("export", index, "target")))
-        for index, package in enumerate(needed)
+        missing(package, where=locate(("export", index, key)))
+        for index, (key, package) in enumerate(needed)
         if package is not None
     ]
     return [problem for problem in found if problem is not None]
+
+
+def _roundings(recipe: Recipe, exports: list[Resolved], locate: Locate) -> list[Problem]:
+    """Ways to round weights where nothing is rounded that way, or the stages have done it."""
+    if len(exports) != len(recipe.export):
+        return []
+    problems = []
+    on_grid = [
+        stage.name
+        for stage in recipe.stages
+        if isinstance(stage, QAT) or (isinstance(stage, PTQ) and "gptq" in stage.algorithms)
+    ]
+    for index, (export, resolved) in enumerate(zip(recipe.export, exports, strict=True)):
+        precision = resolved.precision
+        if export.weights == ROUNDING:
+            continue
+        if precision.integer or not precision.packed:
+            problems.append(
+                Problem(
+                    where=locate(("export", index, "weights")),
+                    found=f"precision {resolved.precision_name!r}",
+                    expected="int4 or dynamic: integer weights, and floats between the ops",
+                    fix="remove `weights`, or write `precision: int4`",
+                )
+            )
+        elif export.weights.granularity == "block" and precision.weights != "int4":
+            problems.append(
+                Problem(
+                    where=locate(("export", index, "weights", "granularity")),
+                    found=f"block for precision {resolved.precision_name!r}",
+                    expected="int4: 8-bit kernels have a scale for each channel",
+                    fix="write `precision: int4`, or remove `granularity`",
+                )
+            )
+        elif on_grid:
+            problems.append(
+                Problem(
+                    where=locate(("export", index, "weights")),
+                    found=f"weights that the stage {on_grid[0]} has put on the grid of channels",
+                    expected="min-max by channel, which finds that grid again",
+                    fix=f"remove `weights`, or the stage {on_grid[0]}",
+                )
+            )
+    return problems
 
 
 def _compressions(recipe: Recipe, locate: Locate) -> list[Problem]:
@@ -151,7 +204,7 @@ def _grids(recipe: Recipe, exports: list[Resolved], locate: Locate) -> list[Prob
     ]
     if not shared or len(exports) != len(recipe.export):
         return []
-    integer = [each for each in exports if each.precision.weights == "int8"]
+    integer = [each for each in exports if each.precision.packed]
     first = training_grid(exports)
     return [
         Problem(
@@ -172,12 +225,22 @@ def _dense(grid: Grid) -> str:
 
 
 def training_grid(exports: list[Resolved]) -> Grid:
-    """The grid that training rounds to: that of the first integer export.
+    """The grid that training rounds weights to: that of the first integer or 4-bit export.
 
-    Without one, files hold integer weights at most, and activations are not rounded.
+    Activations are rounded if one of the exports computes in 8 bits, or if there is none.
     """
-    grids = [each.precision.grid for each in exports if each.precision.integer]
-    return grids[0] if grids else Grid(activations=not exports)
+    activations = not exports or any(each.precision.activations == "int8" for each in exports)
+    grids = [
+        each.precision.grid
+        for each in exports
+        if each.precision.integer or each.precision.weights == "int4"
+    ]
+    return replace(grids[0] if grids else Grid(), activations=activations)
+
+
+def same_weights(one: Grid, other: Grid) -> bool:
+    """Whether two grids hold the same weights."""
+    return replace(one, activations=True) == replace(other, activations=True)
 
 
 # What a stage of the first type would undo of an earlier one of the second.
@@ -186,6 +249,10 @@ _UNDOES = {
     ("cluster", "cluster"): "it would move weights that already share values",
     ("cluster", "qat"): "the ranges and the rounding were learned with other weights",
     ("prune", "qat"): "the ranges and the rounding were learned with other weights",
+    ("ptq", "cluster"): "it would move weights that already share values",
+    ("ptq", "qat"): "the ranges and the rounding were learned with other weights",
+    ("prune", "ptq"): "the rounding was chosen for other weights",
+    ("cluster", "ptq"): "the rounding was chosen for other weights",
     ("shrink", "prune"): "its masks are for weights of the size that they have now",
     ("shrink", "cluster"): "its clusters are of weights of the size that they have now",
     ("shrink", "qat"): "its ranges and scales are of layers of the size that they have now",
@@ -210,7 +277,8 @@ def _order(recipe: Recipe, locate: Locate) -> list[Problem]:
                     f"{reason}",
                     expected="a student first"
                     if reason == _NEW_STUDENT
-                    else "shrink, prune, cluster, qat in this order, or stages with other `targets`"
+                    else "shrink, prune, cluster, qat or ptq in this order, or stages with "
+                    "other `targets`"
                     if stage.type != "shrink"
                     else "shrink first, then prune, cluster, qat",
                     fix=f"move {stage.name} before {earlier.name}"
@@ -224,7 +292,7 @@ def _order(recipe: Recipe, locate: Locate) -> list[Problem]:
 
 def _apart(one: Stage, other: Stage) -> bool:
     """Whether two stages name their targets, and no pattern twice."""
-    if not isinstance(one, Compression) or not isinstance(other, Compression):
+    if not isinstance(one, Selecting) or not isinstance(other, Selecting):
         return False
     if isinstance(one, Shrink):
         return False  # what reads a unit is made smaller, too
@@ -232,7 +300,7 @@ def _apart(one: Stage, other: Stage) -> bool:
 
 
 def _activation_bits(recipe: Recipe, exports: list[Resolved], locate: Locate) -> list[Problem]:
-    integer = [each for each in exports if each.precision.integer]
+    integer = [each for each in exports if each.precision.activations == "int8"]
     return [
         Problem(
             where=locate(("stages", index, "activation_bits")),

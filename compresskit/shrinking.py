@@ -18,6 +18,7 @@ def examples(run: Run) -> Examples:
         x=run.dataset.x_train,
         y=run.dataset.y_train,
         loss=run.loss,
+        representative=run.dataset.representative,
         latency=lambda model: against(model, run.dataset.x_test),
     )
 

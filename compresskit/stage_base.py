@@ -51,6 +51,14 @@ class StageBase(Record):
         description="Unique in the recipe. Default: the type, numbered from the second on.",
         examples=["sparsify"],
     )
+    gate: Gate | None = Field(
+        default=None, description="How much quality it may cost.", examples=[{"max_drop": 0.01}]
+    )
+
+
+class TrainingStage(StageBase):
+    """A stage that trains."""
+
     epochs: Count = Field(default=1, description="Passes over the training data.")
     optimizer: Text | None = Field(
         default=None, description="Instead of the defaults'.", examples=["adam"]
@@ -64,13 +72,10 @@ class StageBase(Record):
     batch_size: Count | None = Field(
         default=None, description="Instead of the defaults'.", examples=[128]
     )
-    gate: Gate | None = Field(
-        default=None, description="How much quality it may cost.", examples=[{"max_drop": 0.01}]
-    )
 
 
-class Compression(StageBase):
-    """A stage that acts on chosen weights while the model trains."""
+class Selecting(StageBase):
+    """A stage that acts on chosen weights."""
 
     targets: Texts = Field(
         default=(),
@@ -80,6 +85,11 @@ class Compression(StageBase):
     ignore: Texts = Field(
         default=(), description="Patterns of what to leave alone.", examples=[["logits"]]
     )
+
+
+class Compression(Selecting, TrainingStage):
+    """A stage that acts on chosen weights while the model trains."""
+
     distill: Learning | None = Field(
         default=None,
         description="Learn from a teacher as well as from the labels.",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
+    Strict,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -17,8 +18,15 @@ from compresskit import catalog
 from compresskit.duration import Duration
 from compresskit.granularity import GRANULARITIES, NM, Block, Unstructured, parse_granularity
 from compresskit.recipe_distill import Learning, Student
-from compresskit.recipe_fields import Positive, Record, Text, known, wrong
-from compresskit.stage_base import Compression, StageBase, check_end, check_frequency, moment
+from compresskit.recipe_fields import Count, Positive, Record, Text, known, wrong
+from compresskit.stage_base import (
+    Compression,
+    Selecting,
+    TrainingStage,
+    check_end,
+    check_frequency,
+    moment,
+)
 
 
 def _shorthand(value: Any) -> Any:
@@ -227,7 +235,45 @@ class QAT(Compression):
     )
 
 
-class Distill(Learning, StageBase):
+Algorithm = Literal["cross_layer_equalization", "gptq", "bias_correction"]
+
+
+class PTQ(Selecting):
+    """Makes the weights fit for rounding by what samples show, without training or labels."""
+
+    # What a stage that trains has.
+    epochs: ClassVar[int] = 0
+    batch_size: ClassVar[None] = None
+    optimizer: ClassVar[None] = None
+    learning_rate: ClassVar[None] = None
+    learning_rate_schedule: ClassVar[None] = None
+    learning: ClassVar[None] = None
+
+    type: Literal["ptq"] = "ptq"
+    algorithms: Annotated[tuple[Algorithm, ...], Strict(False), Field(min_length=1)] = Field(
+        description="What is done, in this order: cross_layer_equalization gives the channels "
+        "between two layers equal ranges; gptq rounds weight by weight, the later ones making up "
+        "for the earlier; bias_correction takes from each bias what rounding adds on average.",
+        examples=[["cross_layer_equalization", "bias_correction"]],
+    )
+    weight_bits: Annotated[int, Field(ge=2, le=8)] = Field(
+        default=8, description="Bits of a weight, if the export has as many."
+    )
+    samples: Count = Field(default=128, description="Training samples to run, without labels.")
+
+    @field_validator("algorithms")
+    @classmethod
+    def _check_algorithms(cls, algorithms: tuple[Algorithm, ...]) -> tuple[Algorithm, ...]:
+        order = [name for name in get_args(Algorithm) if name in algorithms]
+        if list(algorithms) != order:
+            raise wrong(
+                f"each once, in the order {', '.join(get_args(Algorithm))}",
+                f"write `algorithms: [{', '.join(order)}]`",
+            )
+        return algorithms
+
+
+class Distill(Learning, TrainingStage):
     """Lets a smaller model, the student, learn from a larger one."""
 
     type: Literal["distill"] = "distill"
@@ -255,6 +301,6 @@ class Distill(Learning, StageBase):
 
 
 Stage = Annotated[
-    Prune | Shrink | Cluster | QAT | Distill,
+    Prune | Shrink | Cluster | QAT | PTQ | Distill,
     Field(discriminator="type", examples=[{"type": "qat"}]),
 ]

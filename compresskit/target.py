@@ -18,11 +18,14 @@ class Grid:
     Attributes:
         per_channel_dense: whether FULLY_CONNECTED has a scale for every output channel;
             if not, one for the whole tensor. Convolutions always have one per channel.
-        activations: whether the kernels compute in integers, too; if not, training
+        bits: of the integers that hold the kernels of convolutions and dense layers;
+            depthwise and transposed kernels, tables and fused recurrent ones have 8.
+        activations: whether the kernels compute in 8-bit integers, too; if not, training
             rounds weights alone.
     """
 
     per_channel_dense: bool = True
+    bits: Literal[4, 8] = 8
     activations: bool = True
 
 
@@ -34,18 +37,23 @@ class Precision:
         weights: type of the weights in the file.
         activations: type that the kernels compute in.
         io: type of the file's inputs and outputs.
-        grid: the integer grid, for precisions whose activations are integers.
+        grid: the integer grid of the weights.
     """
 
-    weights: Literal["float32", "float16", "int8"]
-    activations: Literal["float32", "int8"]
-    io: Literal["float32", "int8"]
+    weights: Literal["float32", "float16", "int8", "int4"]
+    activations: Literal["float32", "int8", "int16"]
+    io: Literal["float32", "int8", "int16"]
     grid: Grid = field(default_factory=Grid)
 
     @property
     def integer(self) -> bool:
         """Whether the whole file computes in integers, for which it needs data."""
-        return self.activations == "int8"
+        return self.activations in ("int8", "int16")
+
+    @property
+    def packed(self) -> bool:
+        """Whether the weights are integers, so that a lossless packer makes them smaller."""
+        return self.weights in ("int8", "int4")
 
 
 @dataclass(frozen=True, kw_only=True)

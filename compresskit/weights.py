@@ -33,6 +33,7 @@ class Layout:
         gates: how many equal parts the output channels fall into that the kernel holds
             as tensors of their own, each with one scale; 0 if it does not.
         table: whether the weight is a table that is looked up, with one scale.
+        narrow: whether kernels hold the weight in fewer than 8 bits, if a target has such.
     """
 
     attribute: str
@@ -42,22 +43,23 @@ class Layout:
     dense: bool = False
     gates: int = 0
     table: bool = False
+    narrow: bool = False
 
 
-_CONV_1D = (Layout(attribute="kernel", channels=(2,), inputs=1),)
-_CONV_2D = (Layout(attribute="kernel", channels=(3,), inputs=2),)
+_CONV_1D = (Layout(attribute="kernel", channels=(2,), inputs=1, narrow=True),)
+_CONV_2D = (Layout(attribute="kernel", channels=(3,), inputs=2, narrow=True),)
 _TRANSPOSED_2D = (Layout(attribute="kernel", channels=(2,), inputs=3),)
 _DEPTHWISE_1D = (Layout(attribute="kernel", channels=(1, 2), inputs=None, pruned=False),)
 _DEPTHWISE_2D = (Layout(attribute="kernel", channels=(2, 3), inputs=None, pruned=False),)
 _SEPARABLE_1D = (
     Layout(attribute="depthwise_kernel", channels=(1, 2), inputs=None, pruned=False),
-    Layout(attribute="pointwise_kernel", channels=(2,), inputs=1),
+    Layout(attribute="pointwise_kernel", channels=(2,), inputs=1, narrow=True),
 )
 _SEPARABLE_2D = (
     Layout(attribute="depthwise_kernel", channels=(2, 3), inputs=None, pruned=False),
-    Layout(attribute="pointwise_kernel", channels=(3,), inputs=2),
+    Layout(attribute="pointwise_kernel", channels=(3,), inputs=2, narrow=True),
 )
-_DENSE = (Layout(attribute="kernel", channels=(1,), inputs=0, dense=True),)
+_DENSE = (Layout(attribute="kernel", channels=(1,), inputs=0, dense=True, narrow=True),)
 
 # The fused LSTM holds eight matrices, one for each gate of either kernel.
 _LSTM = (
@@ -66,8 +68,8 @@ _LSTM = (
 )
 # There is no fused GRU: its kernels run as FULLY_CONNECTED.
 _GRU = (
-    Layout(attribute="cell.kernel", channels=(1,), inputs=0, dense=True),
-    Layout(attribute="cell.recurrent_kernel", channels=(1,), inputs=0, dense=True),
+    Layout(attribute="cell.kernel", channels=(1,), inputs=0, dense=True, narrow=True),
+    Layout(attribute="cell.recurrent_kernel", channels=(1,), inputs=0, dense=True, narrow=True),
 )
 _EMBEDDING = (Layout(attribute="embeddings", channels=(0,), inputs=1, table=True),)
 
@@ -183,7 +185,9 @@ def _einsum_dense(layer: Any) -> tuple[Layout, ...] | None:
     inputs = [axis for axis, letter in enumerate(kernel) if letter not in result]
     if not channels or not inputs:
         return None
-    return (Layout(attribute="kernel", channels=channels, inputs=inputs[-1], dense=True),)
+    return (
+        Layout(attribute="kernel", channels=channels, inputs=inputs[-1], dense=True, narrow=True),
+    )
 
 
 def weights_of(model: keras.Layer) -> list[Weight]:

@@ -253,7 +253,7 @@ class TestExport:
         ("words", "found"),
         [
             (["--target", "edge-gpu"], "unknown target 'edge-gpu'"),
-            (["--target", "edge-cpu", "--precision", "int4"], "precision 'int4' for target"),
+            (["--target", "edge-cpu", "--precision", "int9"], "precision 'int9' for target"),
             (["--target", "edge-cpu", "--data", "digitz"], "unknown dataset 'digitz'"),
             (["--target", "edge-cpu", "--data", "nowhere.npz"], "nothing at"),
         ],

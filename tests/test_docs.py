@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from compresskit import recipe_distill, stage_base, stages
+from compresskit import recipe_distill, recipe_rounding, stage_base, stages
 from compresskit.recipe import Recipe
 from compresskit.recipe_fields import Record
 from compresskit.report import records
@@ -61,7 +61,8 @@ def test_every_recipe_key_is_explained():
     text = (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8")
     every = keys(Recipe) | keys(stages.Prune) | keys(stages.QAT) | keys(stage_base.Gate)
     every |= keys(stages.Sparsity) | keys(stages.Cluster) | keys(stages.Distill)
-    every |= keys(stages.Shrink) | keys(stages.Amount)
+    every |= keys(stages.Shrink) | keys(stages.Amount) | keys(stages.PTQ)
+    every |= keys(recipe_rounding.Calibration) | keys(recipe_rounding.Rounding)
     every |= keys(recipe_distill.Features)
     for field in ("evaluate", "defaults"):
         every |= keys(Recipe.model_fields[field].annotation)

@@ -140,9 +140,9 @@ class TestErrors:
         assert "did you mean 'edge-" in one.fix
 
     def test_an_unknown_precision(self, tmp_path):
-        one = problem(TargetError, target="edge-cpu", precision="int4", path=tmp_path / "m")
-        assert one.found == "precision 'int4' for target 'edge-cpu'"
-        assert one.expected == "one of: float32, float16, dynamic, int8"
+        one = problem(TargetError, target="edge-cpu", precision="int9", path=tmp_path / "m")
+        assert one.found == "precision 'int9' for target 'edge-cpu'"
+        assert one.expected == "one of: float32, float16, dynamic, int8, int16x8, int4"
         assert "did you mean 'int8'?" in one.fix
 
     def test_subclassed_without_data(self, tmp_path):

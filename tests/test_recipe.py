@@ -157,6 +157,7 @@ def test_json_schema():
         "cluster",
         "qat",
         "distill",
+        "ptq",
     }
     assert "type" in records["Prune"]["required"]
     assert records["Prune"]["properties"]["begin"]["type"] == "string"

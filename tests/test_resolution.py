@@ -7,6 +7,7 @@ from importlib.util import find_spec
 import pytest
 
 from compresskit import catalog
+from compresskit.recipe import Recipe
 from compresskit.resolution import resolve, training_grid
 from tests.runs import QUANTIZE, recipe
 
@@ -44,7 +45,7 @@ class TestResolve:
         (one,) = problems
         assert one.where == "export[1].precision"
         assert one.found == "precision 'in8' for target 'edge-cpu'"
-        assert one.expected == "one of: float32, float16, dynamic, int8"
+        assert one.expected == "one of: float32, float16, dynamic, int8, int16x8, int4"
         assert one.fix == "did you mean 'int8'?"
 
     def test_where_is_told_by_the_caller(self):
@@ -68,6 +69,51 @@ def stages(*types, **changes):
         {"name": name, "type": kind, **more[kind], **changes.get(name.replace("-", "_"), {})}
         for name, kind in named
     ]
+
+
+class TestRoundings:
+    """`weights` of an export, and the grid of training where a file has 4 bits."""
+
+    @staticmethod
+    def problem(precision, weights, stages=()):
+        made = Recipe.from_dict(
+            {
+                "version": 1,
+                "name": "r",
+                "model": "lenet5",
+                "stages": list(stages),
+                "export": [{"target": "edge-cpu", "precision": precision, "weights": weights}],
+            }
+        )
+        (one,) = resolve(made)[1]
+        return one
+
+    def test_of_a_precision_that_is_not_rounded_so(self):
+        one = self.problem("int8", {"algorithm": "octav"})
+        assert one.where == "export[0].weights"
+        assert one.expected.startswith("int4 or dynamic")
+
+    def test_blocks_of_8_bits(self):
+        one = self.problem("dynamic", {"granularity": "block"})
+        assert one.where == "export[0].weights.granularity"
+
+    @pytest.mark.parametrize(
+        "stage", [{"type": "qat"}, {"type": "ptq", "algorithms": ["gptq"]}], ids=["qat", "gptq"]
+    )
+    def test_weights_that_are_on_a_grid(self, stage):
+        one = self.problem("int4", {"algorithm": "octav"}, [stage])
+        assert "has put on the grid of channels" in one.found
+
+    def test_training_sees_four_bits_and_activations_only_for_int8(self):
+        def grid(*precisions):
+            exports = [{"target": "edge-cpu", "precision": each} for each in precisions]
+            data = {"version": 1, "name": "r", "model": "lenet5", "export": exports}
+            return training_grid(resolve(Recipe.from_dict(data))[0])
+
+        assert (grid("int4").bits, grid("int4").activations) == (4, False)
+        assert (grid("int4", "int8").bits, grid("int4", "int8").activations) == (4, True)
+        assert (grid("int8", "int4").bits, grid("int16x8").activations) == (8, False)
+        assert grid("int16x8", "int8").activations
 
 
 class TestOrder:
@@ -146,7 +192,7 @@ class TestGrid:
             {"target": "edge-tpu"},
             {"target": "edge-cpu"},
         )
-        assert training_grid(made) is made[1].precision.grid
+        assert training_grid(made) == made[1].precision.grid
         assert training_grid(made) != made[2].precision.grid
 
     def test_without_integers(self):

@@ -8,12 +8,13 @@ import sys
 
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 
 from compresskit.errors import ModelError
 from compresskit.tflite.audit import Tensor, audit
 from compresskit.tflite.scales import check_scales
 from compresskit.weights import weights_of
-from tests.files import int8_file, plain_file
+from tests.files import int8_file, plain_file, written
 from tests.models import MODELS
 from tests.training import compressed, trained
 
@@ -196,3 +197,15 @@ def test_reading_and_running_load_no_tensorflow():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_constants_behind_the_structure():
+    """As files of more than 2 GB, and those of some tools, have them."""
+    content = plain_file("mlp", "float32")
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    moved = max(model.buffers, key=lambda each: 0 if each.data is None else len(each.data))
+    data = bytes(moved.data)
+    moved.data, moved.offset, moved.size = None, len(content) * 2, len(data)
+    behind = written(model).ljust(len(content) * 2, b"\0") + data
+    weights = zip(audit(content).weights, audit(behind).weights, strict=True)
+    assert all(np.array_equal(one.values, other.values) for one, other in weights)

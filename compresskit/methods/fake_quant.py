@@ -18,12 +18,12 @@ from compresskit.methods.grids import Scales
 INT8_MAX = 127
 
 
-def fake_quant_weight(values: Any, axes: Sequence[int], bits: int) -> Any:
-    """`values` rounded to the grid that an int8 kernel will hold them on.
+def fake_quant_weight(values: Any, axes: Sequence[int], bits: int, stored: int = 8) -> Any:
+    """`values` rounded to the grid that an integer kernel will hold them on.
 
-    With fewer than 8 bits the levels are still points of the int8 grid: level `k` of
-    `-K..K` becomes the integer `round(k * 127 / K)`. So an int8 file holds exactly what
-    training saw, with at most `2 ** bits - 1` distinct values in a channel.
+    With fewer bits than are stored the levels are still points of the stored grid: for int8
+    level `k` of `-K..K` becomes the integer `round(k * 127 / K)`. So the file holds exactly
+    what training saw, with at most `2 ** bits - 1` distinct values in a channel.
 
     A scale has as many digits as a bfloat16, which the file then holds in two bytes that are
     not zero; a channel of weights is at most 0.4 % larger or smaller for it.
@@ -32,6 +32,7 @@ def fake_quant_weight(values: Any, axes: Sequence[int], bits: int) -> Any:
         values: float tensor of any shape.
         axes: those that one scale spans.
         bits: 2 to 8.
+        stored: bits of the integers in the file; if they are fewer, they are what counts.
 
     Returns:
         A tensor of the same shape and dtype; its gradient is that of the identity.
@@ -39,11 +40,11 @@ def fake_quant_weight(values: Any, axes: Sequence[int], bits: int) -> Any:
     largest = tf.reduce_max(tf.abs(values), axis=axes, keepdims=True)
     # A channel of zeros has no scale; any will do.
     largest = tf.where(largest > 0, largest, tf.ones_like(largest))
-    levels = 2 ** (bits - 1) - 1
+    levels, points = (2 ** (min(bits, stored) - 1) - 1, 2 ** (stored - 1) - 1)
     rounded = tf.round(values / largest * levels)
-    if bits < 8:
-        rounded = tf.round(rounded * (INT8_MAX / levels))
-    quantized = rounded * tf.cast(_coarse(largest / INT8_MAX), values.dtype)
+    if levels < points:
+        rounded = tf.round(rounded * (points / levels))
+    quantized = rounded * tf.cast(_coarse(largest / points), values.dtype)
     return values + tf.stop_gradient(quantized - values)
 
 
@@ -57,7 +58,7 @@ def weight_transform(scales: Scales, bits: int) -> Callable[[Any], Any]:
 
     def transform(values: Any) -> Any:
         parts, axes = scales.split(values)
-        return tf.reshape(fake_quant_weight(parts, axes, bits), values.shape)
+        return tf.reshape(fake_quant_weight(parts, axes, bits, scales.bits), values.shape)
 
     return transform
 

@@ -19,10 +19,12 @@ class Scales:
     Attributes:
         channels: axes over which scales differ; empty for one scale.
         gates: into how many parts of one scale each the last axis falls, or 0.
+        bits: of the integers that the kernel holds.
     """
 
     channels: tuple[int, ...] = ()
     gates: int = 0
+    bits: int = 8
 
     def split(self, values: Any) -> tuple[Any, list[int]]:
         """`values` in a shape whose listed axes a scale spans."""
@@ -43,8 +45,12 @@ def scales_of(weight: Weight, grid: Grid) -> Scales:
     layout = weight.layout
     if layout is None:
         return Scales(channels=(len(weight.shape) - 1,))
+    if layout.gates and grid.bits < 8:
+        # No fused kernel has such weights: the layer is unrolled into dense ones.
+        return Scales(channels=layout.channels, bits=grid.bits)
     if layout.gates or layout.table:
         return Scales(gates=layout.gates)
+    bits = grid.bits if layout.narrow else 8
     if layout.dense and not grid.per_channel_dense:
-        return Scales()
-    return Scales(channels=layout.channels)
+        return Scales(bits=bits)
+    return Scales(channels=layout.channels, bits=bits)

@@ -80,7 +80,7 @@ class Quantization(Method):
             tables = [
                 weight for weight in selection.taken if grid.activations and is_table(weight.layer)
             ]
-            return {"ranges": (*_looked_up(model, tables), *_learned(model, observed))}
+            return {"ranges": (*table_ranges(model, tables), *_learned(model, observed))}
 
         return Attached(
             touched=tuple(weight.path for weight in selection.taken),
@@ -113,7 +113,7 @@ def _transform(weight: Weight, graph: Graph, grid: Grid, bits: int) -> Callable[
     quantize = weight_transform(scales, bits)
     if scales.channels or not weight.layout.dense:
         return quantize
-    norm = _normalization_after(weight.layer, graph)
+    norm = normalization_after(weight.layer, graph)
     if norm is None:
         return quantize
 
@@ -129,7 +129,7 @@ def _transform(weight: Weight, graph: Graph, grid: Grid, bits: int) -> Callable[
     return folded
 
 
-def _normalization_after(layer: keras.Layer, graph: Graph) -> Any:
+def normalization_after(layer: keras.Layer, graph: Graph) -> Any:
     """The BatchNormalization that alone reads the output of a layer, or None."""
     if activation_of(layer) is not None:
         return None
@@ -141,7 +141,7 @@ def _is_norm(operation: Any) -> bool:
     return isinstance(operation, layers.BatchNormalization)
 
 
-def _looked_up(model: keras.Model, tables: list[Weight]) -> list[Range]:
+def table_ranges(model: keras.Model, tables: list[Weight]) -> list[Range]:
     """The ranges of rows of tables: a lookup hands the grid of its table on, as it is."""
     positions = {id(operation): index for index, operation in enumerate(operations(model))}
     steps = [(weight.layer, np.abs(weight.variable.numpy()).max() / INT8_MAX) for weight in tables]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from compresskit.target import Precision, Target
+from compresskit.target import Grid, Precision, Target
 
 TARGET = Target(
     name="edge-cpu",
@@ -12,6 +12,16 @@ TARGET = Target(
         "float16": Precision(weights="float16", activations="float32", io="float32"),
         "dynamic": Precision(weights="int8", activations="float32", io="float32"),
         "int8": Precision(weights="int8", activations="int8", io="int8"),
+        # 16 bits round next to nothing: there is nothing to learn but the weights.
+        "int16x8": Precision(
+            weights="int8", activations="int16", io="int16", grid=Grid(activations=False)
+        ),
+        "int4": Precision(
+            weights="int4",
+            activations="float32",
+            io="float32",
+            grid=Grid(bits=4, activations=False),
+        ),
     },
     default="int8",
     worth={

@@ -21,6 +21,7 @@ from compresskit.tflite.decode import DECODE, look_up
 
 _TYPES = {number: name for name, number in vars(schema.TensorType).items() if name.isupper()}
 _OPS = {number: name for name, number in vars(schema.BuiltinOperator).items() if name.isupper()}
+_PACKED = "INT4"  # two in a byte, the first in its lower half
 _ARRAYS = {
     "FLOAT32": np.float32,
     "FLOAT16": np.float16,
@@ -57,11 +58,13 @@ class Tensor:
     """A tensor of the file.
 
     Attributes:
-        values: its constant content in the file's own type, or None if it is computed;
-            what a TFLM_DECODE makes of constants is constant, too.
+        values: its constant content in the file's own type (4-bit integers as int8), or None
+            if it is computed; what a TFLM_DECODE makes of constants is constant, too.
         encoded: how many bytes of the file it is decoded from, if it is.
-        scales, zero_points: of its quantization; empty if it has none.
+        scales, zero_points: of its quantization; empty if it has none. Of blocks, shape
+            (channels, blocks) and empty.
         axis: the axis along which several scales run.
+        block: how many values along the last axis share a scale, if they do.
     """
 
     index: int
@@ -73,13 +76,16 @@ class Tensor:
     zero_points: np.ndarray
     axis: int
     encoded: int | None = None
+    block: int | None = None
 
     @property
     def stored(self) -> int:
         """How many bytes of the file hold the values."""
         if self.encoded is not None:
             return self.encoded
-        return 0 if self.values is None else self.values.nbytes
+        if self.values is None:
+            return 0
+        return -(-self.values.size // 2) if self.dtype == _PACKED else self.values.nbytes
 
     @property
     def constant(self) -> np.ndarray:
@@ -226,7 +232,11 @@ def audit(content: bytes, where: str = "model.tflite") -> Audit:
         graph = model.subgraphs[0]
         ops = tuple(_op(index, raw, model) for index, raw in enumerate(graph.operators))
         tensors = _decoded(
-            [_tensor(index, raw, model) for index, raw in enumerate(graph.tensors)], ops
+            _blocks(
+                [_tensor(index, raw, model, content) for index, raw in enumerate(graph.tensors)],
+                graph,
+            ),
+            ops,
         )
         inputs, outputs = (tuple(int(i) for i in ends) for ends in (graph.inputs, graph.outputs))
         answers = _answers(model, outputs)
@@ -261,14 +271,23 @@ def _answers(model: Any, outputs: tuple[int, ...]) -> dict[str, int]:
     }
 
 
-def _tensor(index: int, raw: Any, model: Any) -> Tensor:
+def _data(buffer: Any, content: bytes) -> Any:
+    """The bytes of a constant, which may lie behind the structure of the file."""
+    if buffer.offset > 1:
+        return np.frombuffer(content, np.uint8, buffer.size, buffer.offset)
+    return buffer.data
+
+
+def _tensor(index: int, raw: Any, model: Any, content: bytes) -> Tensor:
     dtype = _TYPES[raw.type]
     # A dynamic dimension is -1 in the signature and 1 in the shape.
     sizes = raw.shapeSignature if raw.shapeSignature is not None else raw.shape
     shape = tuple(int(size) for size in (sizes if sizes is not None else ()))
-    data = model.buffers[raw.buffer].data
+    data = _data(model.buffers[raw.buffer], content)
     values: np.ndarray | None = None
-    if data is not None and len(data) and dtype in _ARRAYS:
+    if data is not None and len(data) and dtype == _PACKED:
+        values = _unpacked(np.asarray(data, dtype=np.uint8), shape)
+    elif data is not None and len(data) and dtype in _ARRAYS:
         values = np.asarray(data, dtype=np.uint8).view(_ARRAYS[dtype]).reshape(shape)
     quantization = raw.quantization
     scales = quantization.scale if quantization is not None else None
@@ -283,6 +302,24 @@ def _tensor(index: int, raw: Any, model: Any) -> Tensor:
         zero_points=np.asarray(zeros if zeros is not None else [], dtype=np.int64),
         axis=int(quantization.quantizedDimension) if quantization is not None else 0,
     )
+
+
+def _unpacked(data: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """4-bit integers as int8."""
+    halves = np.stack([data & 15, data >> 4], axis=-1).reshape(-1).astype(np.int8)
+    size = int(np.prod(shape))
+    return np.where(halves > 7, halves - 16, halves)[:size].astype(np.int8).reshape(shape)
+
+
+def _blocks(tensors: list[Tensor], graph: Any) -> list[Tensor]:
+    """The tensors, with the scales of those that have one for each block of values."""
+    found = list(tensors)
+    for index, raw in enumerate(graph.tensors):
+        details = raw.quantization.details if raw.quantization is not None else None
+        if isinstance(details, schema.BlockwiseQuantizationT):
+            scales = tensors[details.scales].constant.astype(np.float32)
+            found[index] = replace(tensors[index], scales=scales, block=int(details.blockSize))
+    return found
 
 
 def _decoded(tensors: list[Tensor], ops: Iterable[Op]) -> tuple[Tensor, ...]:

@@ -24,13 +24,15 @@ from typing import IO, Any, cast, final
 import keras
 import numpy as np
 
-from compresskit.errors import ConversionError, Problem
+from compresskit.errors import ConversionError, Problem, TargetError
 from compresskit.ranges import Range
+from compresskit.recipe_rounding import ROUNDING, Rounding
 from compresskit.target import Precision
 from compresskit.tflite.culprit import culprit
 from compresskit.tflite.forms import Form
 from compresskit.tflite.lower import lower
 from compresskit.tflite.runtime import Runner
+from compresskit.tflite.support import by_library, unfit
 
 TIMEOUT_SECONDS = 1800
 # A conversion that takes more ends by itself, before the system ends other processes for it.
@@ -45,26 +47,39 @@ def convert(
     calibration: Any = None,
     ranges: Sequence[Range] = (),
     lstm: Form = "fused",
+    rounding: Rounding = ROUNDING,
 ) -> bytes:
     """Converts a model to the bytes of a .tflite file.
 
     Args:
         sample: a batch of inputs as the model takes them.
-        calibration: representative inputs, for integer precisions; same structure.
+        calibration: representative inputs, for integer precisions and for `gptq`; same
+            structure. The sample if there are none.
         ranges: activation ranges that training learned.
         lstm: in which form recurrent layers are written.
+        rounding: how weights are rounded, for precisions of floats with integer weights.
 
     Raises:
+        TargetError: the precision has no kernel for a layer, or a package is missing.
         ConversionError: the converter refused, crashed, took too long or too much memory, or
             what it wrote answers with other than numbers; it names the layer where this
             begins, found by converting ever shorter beginnings of the model.
     """
+    tokens = all(
+        np.issubdtype(np.asarray(value).dtype, np.integer) for value in keras.tree.flatten(sample)
+    )
+    library = by_library(model, precision, rounding, tokens=tokens)
+    problems = unfit(model, precision, lstm, library=library)
+    if problems:
+        raise TargetError(problems)
 
     def attempt(upto: int | None = None) -> tuple[bytes, str | None]:
         """The file of the model, or of its first calls, and what is wrong with it."""
         # Of a part, the outputs may be of any type.
         wanted = precision if upto is None else replace(precision, io="float32")
-        content, error = _converted(model, wanted, sample, calibration, ranges, lstm, upto)
+        content, error = _converted(
+            model, wanted, sample, calibration, ranges, lstm, upto, rounding if library else None
+        )
         if error is None and wanted.io == "float32" and not Runner(content).finite(sample):
             error = "a file that answers a sample with NaN or infinity"
         return content, error
@@ -101,8 +116,14 @@ def _converted(
     ranges: Sequence[Range],
     lstm: Form,
     upto: int | None,
+    rounding: Rounding | None,
 ) -> tuple[bytes, str | None]:
-    """The bytes of a file, or what went wrong."""
+    """The bytes of a file, or what went wrong.
+
+    Args:
+        rounding: how litert-quantizer rounds; None: TensorFlow's converter does.
+    """
+    calibration = sample if calibration is None else calibration
     with tempfile.TemporaryDirectory(prefix="compresskit-") as folder:
         saved_model, out, arrays = (Path(folder, name) for name in ("model", "out", "data.npz"))
         integer = precision.integer
@@ -113,6 +134,7 @@ def _converted(
             ranges,
             lstm,
             integer=integer,
+            wide=precision.activations == "int16",
             calibration=calibration,
             upto=upto,
         )
@@ -128,9 +150,14 @@ def _converted(
                 for value in keras.tree.flatten(sample)
             ),
             "per_channel_dense": precision.grid.per_channel_dense,
+            "rounding": rounding
+            and {
+                "algorithm": rounding.algorithm,
+                "block": rounding.block if rounding.granularity == "block" else None,
+            },
             "memory": MEMORY_BYTES,
         }
-        if integer:
+        if integer or rounding is not None:
             flat: Any = [np.asarray(value) for value in keras.tree.flatten(calibration)]
             np.savez(arrays, **dict(zip(names, flat, strict=True)))
         error = _worker.ask(request, timeout=TIMEOUT_SECONDS)

@@ -31,7 +31,7 @@ Form = Literal["fused", "unrolled", "while"]
 
 @contextmanager
 def lowered(
-    model: keras.Model, lstm: Form, *, integer: bool, calibration: Any = None
+    model: keras.Model, lstm: Form, *, integer: bool, wide: bool = False, calibration: Any = None
 ) -> Iterator[None]:
     """Inside, the layers of a model are called in a form fit for export.
 
@@ -40,6 +40,7 @@ def lowered(
 
     Args:
         integer: whether the file will compute in integers.
+        wide: whether in those of 16 bits.
         calibration: representative inputs as the model takes them, for integers.
     """
     problems: list[Problem] = []
@@ -58,7 +59,7 @@ def lowered(
                 if integer and fuse:
                     stack.callback(place(layer, "output", rescaled))
             elif points(layer):
-                stack.callback(_replace(layer, form(layer, hook(layer).show)))
+                stack.callback(_replace(layer, form(layer, hook(layer).show, wide=wide)))
         if integer:
             for layer in model._flatten_layers():
                 if type(layer) is layers.Bidirectional:

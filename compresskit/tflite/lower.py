@@ -31,6 +31,7 @@ def frozen(
     lstm: Form = "fused",
     *,
     integer: bool = False,
+    wide: bool = False,
     calibration: Any = None,
     upto: int | None = None,
 ) -> Any:
@@ -42,6 +43,7 @@ def frozen(
         ranges: activation ranges that are put into the graph as fake-quant ops.
         lstm: in which form recurrent layers are written.
         integer: whether the file will compute in integers.
+        wide: whether in those of 16 bits.
         calibration: representative inputs, for integers; the sample if there are none.
         upto: the outputs are what the first so many calls of operations leave for others,
             instead of the model's own.
@@ -73,7 +75,11 @@ def frozen(
     with (
         applied(model, ranges, export=True),
         lowered(
-            model, lstm, integer=integer, calibration=sample if calibration is None else calibration
+            model,
+            lstm,
+            integer=integer,
+            wide=wide,
+            calibration=sample if calibration is None else calibration,
         ),
     ):
         return tf.function(call, autograph=False).get_concrete_function(*specs)
@@ -87,6 +93,7 @@ def lower(
     lstm: Form = "fused",
     *,
     integer: bool = False,
+    wide: bool = False,
     calibration: Any = None,
     upto: int | None = None,
 ) -> list[str]:
@@ -96,7 +103,14 @@ def lower(
         The names of its inputs, in the order of the sample's flat structure.
     """
     function = frozen(
-        model, sample, ranges, lstm, integer=integer, calibration=calibration, upto=upto
+        model,
+        sample,
+        ranges,
+        lstm,
+        integer=integer,
+        wide=wide,
+        calibration=calibration,
+        upto=upto,
     )
     module = tf.Module()
     module.function = function
