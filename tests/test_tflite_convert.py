@@ -265,6 +265,12 @@ class TestCrash:
         killed(worker._process)
         assert convert(model, PRECISIONS["float32"], sample=x)
 
+    def test_a_package_of_that_name_in_the_current_folder(self, worker, tmp_path, monkeypatch):
+        (tmp_path / "compresskit").mkdir()
+        (tmp_path / "compresskit" / "__init__.py").write_text("raise SystemExit(7)")
+        monkeypatch.chdir(tmp_path)
+        assert convert(mlp(), PRECISIONS["float32"], sample=inputs_of("mlp", 1))
+
     def test_while_the_request_is_written(self, worker):
         process = worker._start()
         killed(process)

@@ -176,12 +176,14 @@ class _Worker:
     def _start(self) -> subprocess.Popen[str]:
         self._log = tempfile.TemporaryFile(mode="w+", errors="replace")  # noqa: SIM115
         environment = {"TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "-1", **os.environ}
-        environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+        environment["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, filter(None, sys.path)))
         self._process = subprocess.Popen(
             [sys.executable, "-m", "compresskit.tflite.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
+            # Python looks for modules in the current folder first: it may have a package of this name.
+            cwd=Path(__file__).parents[2],
             env=environment,
             text=True,
         )
