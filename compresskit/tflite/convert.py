@@ -182,7 +182,7 @@ class _Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            # Python looks for modules in the current folder first: it may have a package of this name.
+            # Where Python looks for modules first: the user's folder may have one of this name.
             cwd=Path(__file__).parents[2],
             env=environment,
             text=True,
