@@ -8,14 +8,19 @@ from dataclasses import dataclass, field
 from typing import Any, final
 
 import keras
+import numpy as np
 
 from compresskit.selection import Selection, Skipped
 from compresskit.target import Grid
 
 
+# What a technique has learned beside the variables of the model, by names of its own.
+State = dict[str, np.ndarray]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Length:
-    """How long a stage trains: `epochs` of `steps_per_epoch` optimizer steps."""
+    """How long a stage trains: `epochs` of `steps_per_epoch` batches."""
 
     epochs: int
     steps_per_epoch: int
@@ -75,6 +80,9 @@ class Attached:
             that one.
         difference: the mean absolute difference that attaching has made to the model's answers,
             where the technique is not to change them; None where it may.
+        state: what a run that is continued elsewhere needs beside the model's variables.
+        restore: takes a `state` back; the model's variables are to be set once more then, and
+            training functions traced again.
     """
 
     touched: tuple[str, ...]
@@ -83,6 +91,8 @@ class Attached:
     detach: Callable[[], dict[str, Any]] = field(repr=False)
     smaller: Callable[[], Smaller] | None = field(default=None, repr=False)
     difference: float | None = None
+    state: Callable[[], State] = field(default=dict, repr=False)
+    restore: Callable[[State], None] = field(default=lambda state: None, repr=False)
 
 
 class Method(ABC):

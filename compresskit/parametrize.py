@@ -14,8 +14,29 @@ from typing import Any, final
 
 import keras
 import numpy as np
+from keras.src.backend.common.variables import AutocastScope
 
 Transform = Callable[[Any], Any]
+
+
+@contextmanager
+def in_float32(model: keras.Model) -> Iterator[None]:
+    """Inside, a model that trains in half floats (`mixed_float16`) computes in float32.
+
+    Its variables are float32 anyway; kernels in a file are for nothing in between.
+    """
+    mixed = [
+        (layer, layer.dtype_policy)
+        for layer in model._flatten_layers()
+        if layer.dtype_policy.name in ("mixed_float16", "mixed_bfloat16")
+    ]
+    for layer, _ in mixed:
+        layer.dtype_policy = "float32"
+    try:
+        yield
+    finally:
+        for layer, policy in mixed:
+            layer.dtype_policy = policy
 
 
 @contextmanager
@@ -81,9 +102,12 @@ class CallHook:
 
     def _mapping(self) -> list[tuple[Any, Any]]:
         values: dict[int, tuple[Any, Any]] = {}
-        for variable, transform in self.parameters:
-            _, value = values.get(id(variable), (variable, variable.value))
-            values[id(variable)] = (variable, transform(value))
+        # Whoever computes in half floats reads a cast of the variable. A grid is one of float32:
+        # what is read is cast once it is on the grid.
+        with AutocastScope(None):
+            for variable, transform in self.parameters:
+                _, value = values.get(id(variable), (variable, variable.value))
+                values[id(variable)] = (variable, transform(value))
         return list(values.values())
 
     @contextmanager

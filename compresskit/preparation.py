@@ -110,7 +110,7 @@ def _walk(
             selection = method.select(model, locate(("stages", index)))
             prepared.selections.append(selection)
             problems += selection.problems
-    return problems + _schedule_problems(recipe, prepared.steps, locate)
+    return problems + schedule_problems(recipe, prepared.steps, locate)
 
 
 def check(recipe: Recipe, **given: Any) -> Prepared:
@@ -193,7 +193,12 @@ def _unknown(where: str, kind: str, name: str, valid: set[str]) -> Problem:
     )
 
 
-def _schedule_problems(recipe: Recipe, steps: list[int], locate: Locate) -> list[Problem]:
+def schedule_problems(recipe: Recipe, steps: list[int], locate: Locate) -> list[Problem]:
+    """Schedules that do not fit into their stages.
+
+    Args:
+        steps: of an epoch of each stage.
+    """
     problems = []
     for index, (stage, per_epoch) in enumerate(zip(recipe.stages, steps, strict=False)):
         if not isinstance(stage, (Prune, Shrink)):

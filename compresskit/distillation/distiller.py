@@ -107,9 +107,7 @@ class Distiller(keras.distillation.Distiller):
             tensors by name: `answer0`, `answer1`, ... in their flat order, then the places.
         """
         given = samples if self.ids is None else ops.take(self.ids, samples, axis=0)
-        answers = keras.tree.flatten(self.teacher(given, training=False))
-        shown = {_name(place): value for place, value in self.teacher_taps.shown.items()}
-        return {**{f"answer{index}": value for index, value in enumerate(answers)}, **shown}
+        return ask(self.teacher, self.teacher_taps, given)
 
     def compute_loss(
         self,
@@ -137,18 +135,7 @@ class Distiller(keras.distillation.Distiller):
         """The weighted sum of what is held against the teacher."""
         taught = x[SHOWN] if SHOWN in x else self.ask(x[SAMPLES])
         tokens = ops.not_equal(x[SAMPLES], 0) if self.padding else None
-        compared: Any = 0.0
-        for each in self.comparisons:
-            if each.student is None or each.teacher is None:
-                flat = keras.tree.flatten(y_pred)
-                answers = [taught[f"answer{index}"] for index in range(len(flat))]
-                value = each.loss.compute_loss(answers, flat)
-            else:
-                value = each.loss.compute_loss(
-                    taught[_name(each.teacher)], self.taps.shown[each.student], tokens=tokens
-                )
-            compared = compared + each.weight * value
-        return compared
+        return compared(self.comparisons, taught, self.taps, y_pred, tokens)
 
     def _labelled(self, y: Any, y_pred: Any, sample_weight: Any) -> Any:
         """The loss of the samples that have labels."""
@@ -166,6 +153,41 @@ class Distiller(keras.distillation.Distiller):
             return mean(self._student_loss, y, y_pred)
         flat = zip(output_names(self.student, y_pred), keras.tree.flatten(y_pred), strict=True)
         return sum(mean(self._student_loss[name], y[name], output) for name, output in flat)
+
+
+def ask(teacher: keras.Model, taps: Taps, samples: Any) -> dict[str, Any]:
+    """What a teacher answers and shows; see `Distiller.ask`.
+
+    Args:
+        taps: on the teacher.
+    """
+    answers = keras.tree.flatten(teacher(samples, training=False))
+    shown = {_name(place): value for place, value in taps.shown.items()}
+    return {**{f"answer{index}": value for index, value in enumerate(answers)}, **shown}
+
+
+def compared(
+    comparisons: Sequence[Comparison], taught: Any, taps: Taps, y_pred: Any, tokens: Any
+) -> Any:
+    """The weighted sum of what is held against the teacher, a scalar.
+
+    Args:
+        taught: what the teacher answered and showed.
+        taps: on the student, which has just answered `y_pred`.
+        tokens: which tokens count, shape (batch, steps), or None.
+    """
+    total: Any = 0.0
+    for each in comparisons:
+        if each.student is None or each.teacher is None:
+            flat = keras.tree.flatten(y_pred)
+            answers = [taught[f"answer{index}"] for index in range(len(flat))]
+            value = each.loss.compute_loss(answers, flat)
+        else:
+            value = each.loss.compute_loss(
+                taught[_name(each.teacher)], taps.shown[each.student], tokens=tokens
+            )
+        total = total + each.weight * value
+    return total
 
 
 def _name(place: Place) -> str:

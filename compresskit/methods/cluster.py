@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from compresskit.holds import Hold, enforce, hold, release
-from compresskit.method import Attached, Examples, Length, Method
+from compresskit.method import Attached, Examples, Length, Method, State
 from compresskit.methods.codebooks import assign, codebook
 from compresskit.methods.grids import Scales, scales_of
 from compresskit.parametrize import hook, settle
@@ -70,11 +70,24 @@ class Clustering(Method):
                 settle(weight.layer)
             return {}
 
+        def state() -> State:
+            return {
+                f"{name}{index}": values
+                for index, (_, shared) in enumerate(held)
+                for name, values in shared.book().items()
+            }
+
+        def restore(state: State) -> None:
+            for index, (_, shared) in enumerate(held):
+                shared.reopen({name: state[f"{name}{index}"] for name in _Book._fields})
+
         return Attached(
             touched=tuple(weight.path for weight in selection.taken),
             skipped=selection.skipped,
             callbacks=(_LastWord(held),),
             detach=detach,
+            state=state,
+            restore=restore,
         )
 
     def _shared(self, weight: Weight, grid: Grid) -> SharedValues:
@@ -155,6 +168,14 @@ class SharedValues(Hold):
         compiled = entries.size >= _COMPILED_FROM
         self._obeyed = _obeyed_compiled if compiled else _obeyed
         self._gradient = _gradient_compiled if compiled else _gradient
+
+    def book(self) -> dict[str, np.ndarray]:
+        """Who belongs to which cluster, as plain arrays."""
+        return {name: np.asarray(values) for name, values in self._book._asdict().items()}
+
+    def reopen(self, book: dict[str, np.ndarray]) -> None:
+        """Takes such arrays, of weights of the same shape, in place of its own."""
+        self._book = _Book(**{name: tf.constant(values) for name, values in book.items()})
 
     def apply(self, values: Any) -> Any:
         obeyed = self._obeyed(self._book, self._scaled, tf.reshape(values, [-1]))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any, final
 
 import keras
+import numpy as np
 
 from compresskit import catalog
 from compresskit.granularity import NM
 from compresskit.holds import MaskHold, enforce, hold, release
-from compresskit.method import Attached, Examples, Length, Method
+from compresskit.method import Attached, Examples, Length, Method, State
 from compresskit.methods.masks import masks
 from compresskit.methods.schedules import Schedule
 from compresskit.methods.updates import Updates
@@ -73,6 +74,24 @@ class Pruning(Method):
         for weight, invariant in held:
             hold(weight.variable, invariant)
 
+        updates = Updates(
+            self.schedule(length),
+            lambda sparsity: self.update(held, sparsity),
+            [weight.variable for weight, _ in held],
+            length.steps_per_epoch,
+        )
+
+        def state() -> State:
+            last = -1 if updates.updated is None else updates.updated
+            masks = {f"mask{i}": invariant.mask.numpy() for i, (_, invariant) in enumerate(held)}
+            return {"updated": np.array(last), **masks}
+
+        def restore(state: State) -> None:
+            last = int(state["updated"])
+            updates.updated = None if last < 0 else last
+            for index, (_, invariant) in enumerate(held):
+                invariant.mask.assign(state[f"mask{index}"])
+
         def detach() -> dict[str, Any]:
             for weight, invariant in held:
                 enforce(weight.variable)
@@ -82,14 +101,10 @@ class Pruning(Method):
         return Attached(
             touched=tuple(weight.path for weight in selection.taken),
             skipped=selection.skipped,
-            callbacks=(
-                Updates(
-                    self.schedule(length),
-                    lambda sparsity: self.update(held, sparsity),
-                    [weight.variable for weight, _ in held],
-                ),
-            ),
+            callbacks=(updates,),
             detach=detach,
+            state=state,
+            restore=restore,
         )
 
     def update(self, held: list[tuple[Weight, MaskHold]], sparsity: float) -> None:

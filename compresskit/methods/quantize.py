@@ -14,7 +14,7 @@ from keras import layers
 from compresskit.attention import attentions, hide_below, written_out
 from compresskit.graph import Graph, operations, trace
 from compresskit.inner import POSITIVE
-from compresskit.method import Attached, Examples, Length, Method
+from compresskit.method import Attached, Examples, Length, Method, State
 from compresskit.methods.fake_quant import INT8_MAX, ActivationRange, weight_transform
 from compresskit.methods.grids import scales_of
 from compresskit.methods.placement import Placement, activation_of, is_table, placements
@@ -69,6 +69,18 @@ class Quantization(Method):
             for placement, observer in observed
         ]
 
+        def state() -> State:
+            return {
+                f"range{index}": np.array(observer.range, np.float32)
+                for index, (_, observer) in enumerate(observed)
+            }
+
+        def restore(state: State) -> None:
+            for index, (_, observer) in enumerate(observed):
+                low, high = state[f"range{index}"]
+                observer.low.assign(low)
+                observer.high.assign(high)
+
         def detach() -> dict[str, Any]:
             for weight, (variable, transform) in parameters:
                 variable.assign(transform(variable.value))
@@ -87,6 +99,8 @@ class Quantization(Method):
             skipped=selection.skipped,
             callbacks=(_Observe(observing),),
             detach=detach,
+            state=state,
+            restore=restore,
         )
 
     def _observe(self, placement: Placement, observing: Any) -> ActivationRange:

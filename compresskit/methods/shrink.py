@@ -108,7 +108,11 @@ class Shrinking(Method):
         return Attached(
             touched=tuple(weight.path for weight in selection.taken),
             skipped=selection.skipped,
-            callbacks=(Updates(schedule, update, [variable for variable, _ in held]),),
+            callbacks=(
+                Updates(
+                    schedule, update, [variable for variable, _ in held], length.steps_per_epoch
+                ),
+            ),
             detach=detach,
             smaller=choice.smaller,
         )

@@ -18,7 +18,7 @@ import tensorflow as tf
 from compresskit.graph import Made, recording
 from compresskit.labels import signature_name
 from compresskit.outputs import output_names
-from compresskit.parametrize import reading
+from compresskit.parametrize import in_float32, reading
 from compresskit.ranges import Range, applied
 from compresskit.samples import Samples, count, each, take
 from compresskit.tflite.forms import Form, lowered
@@ -73,6 +73,7 @@ def frozen(
         return dict(zip(names, flat_outputs, strict=True))
 
     with (
+        in_float32(model),
         applied(model, ranges, export=True),
         lowered(
             model,
@@ -138,7 +139,7 @@ def predictions(
         return model(batch, training=False)
 
     spec = each(inputs, lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype))
-    with applied(model, ranges):
+    with in_float32(model), applied(model, ranges):
         function = tf.function(call, autograph=False).get_concrete_function(spec)
         starts = range(0, count(inputs), batch_size)
         batches = [take(inputs, slice(start, start + batch_size)) for start in starts]
