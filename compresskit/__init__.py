@@ -17,21 +17,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from compresskit.benchmarking import bench
+    from compresskit.callback import CompressionCallback
     from compresskit.comparison import compare
     from compresskit.engine import Result, compress
     from compresskit.errors import CompressKitError
     from compresskit.exporting import export
     from compresskit.inspection import inspect
+    from compresskit.loop import compressing
     from compresskit.planning import plan
     from compresskit.recipe import Recipe
 
 _HOMES = {
     "CompressKitError": "compresskit.errors",
+    "CompressionCallback": "compresskit.callback",
     "Recipe": "compresskit.recipe",
     "Result": "compresskit.engine",
     "bench": "compresskit.benchmarking",
     "compare": "compresskit.comparison",
     "compress": "compresskit.engine",
+    "compressing": "compresskit.loop",
     "export": "compresskit.exporting",
     "inspect": "compresskit.inspection",
     "plan": "compresskit.planning",
@@ -39,11 +43,13 @@ _HOMES = {
 
 __all__ = [
     "CompressKitError",
+    "CompressionCallback",
     "Recipe",
     "Result",
     "bench",
     "compare",
     "compress",
+    "compressing",
     "export",
     "inspect",
     "plan",

@@ -11,16 +11,25 @@ import keras
 import numpy as np
 
 from compresskit import catalog
-from compresskit.errors import DataError, ModelError, Problem, TargetError, did_you_mean
+from compresskit.errors import (
+    ConversionError,
+    DataError,
+    ModelError,
+    Problem,
+    TargetError,
+    did_you_mean,
+)
 from compresskit.files import write_file
 from compresskit.findings import findings
 from compresskit.fitting import try_out
 from compresskit.inspection import FileReport, describe_file
 from compresskit.installed import missing
+from compresskit.ledger import Kept, in_file
 from compresskit.methods.calibrate import calibrate
 from compresskit.ranges import Range, completed
 from compresskit.recipe_rounding import CALIBRATION, ROUNDING, Calibration, Rounding
-from compresskit.resolution import options_of
+from compresskit.report.records import Promise
+from compresskit.resolution import Resolved, options_of
 from compresskit.target import Precision, Target
 from compresskit.tflite.audit import audit
 from compresskit.tflite.c_array import sources as sources_of
@@ -46,6 +55,7 @@ def export(
     lstm: Form = "fused",
     weights: Rounding = ROUNDING,
     calibration: Calibration = CALIBRATION,
+    kept: Sequence[Kept] = (),
 ) -> FileReport:
     """Writes a model to a .tflite file and reads it back.
 
@@ -70,6 +80,7 @@ def export(
         weights: how `int4` or `dynamic` rounds weights that are not on a grid.
         calibration: how the ranges that training did not learn are estimated, on all of the
             representative data.
+        kept: what training made of the weights, which the file must have.
 
     Returns:
         What the file holds, read from its bytes, and what the target and its tool say of it.
@@ -79,11 +90,11 @@ def export(
             layer of the model, does not decode, or its files are not linked into firmware.
         DataError: representative data is missing, empty, or nothing that the model takes.
         ConversionError: the converter or the target's tool failed, or wrote a file that
-            breaks a rule.
+            breaks a rule or a promise.
         ModelError: the target's runtime cannot load the file, or what it needs is not installed.
     """
     record: Target = catalog.targets.get(target, where="target")
-    chosen = _precision(record, precision or record.default)
+    chosen = precision_of(record, precision)
     chosen_options, problems = options_of(record, options or {}, where="options")
     if problems:
         raise TargetError(problems)
@@ -118,7 +129,7 @@ def export(
                     fix="give --data (in Python: representative_data=x_train[:200])",
                 )
             )
-        representative_data = _sample(model)
+        representative_data = declared_sample(model)
     elif any(len(values) == 0 for values in keras.tree.flatten(representative_data)):
         raise DataError(
             Problem(
@@ -147,6 +158,20 @@ def export(
     # What a target claims of a file holds of one that its runtime loads.
     Runner(content, where=str(path), runtime=record.runtime)
     audited = audit(content, str(path))
+    resolved = Resolved(
+        target=record,
+        precision_name=precision or record.default,
+        precision=chosen,
+        file=Path(path).name,
+    )
+    broken = [
+        promise
+        for each in kept
+        for promise in in_file(each, resolved.file, audited, resolved)
+        if not promise.kept
+    ]
+    if broken:
+        raise ConversionError(_broken(promise) for promise in broken)
     sources = {}
     if c_array:
         arena = arena_bytes(content, str(path))
@@ -169,7 +194,23 @@ def export(
     )
 
 
-def _precision(target: Target, name: str) -> Precision:
+def _broken(promise: Promise) -> Problem:
+    return Problem(
+        where=f"stage {promise.stage}",
+        found=f"{promise.what}: {promise.measured}",
+        expected=str(promise.expected),
+        fix="export to the target and precision that the stages were trained for; if they were, "
+        "something has changed the weights since",
+    )
+
+
+def precision_of(target: Target, name: str | None) -> Precision:
+    """A precision of a target; its default without a name.
+
+    Raises:
+        TargetError: it has none of that name.
+    """
+    name = name or target.default
     if name not in target.precisions:
         raise TargetError(
             Problem(
@@ -182,8 +223,12 @@ def _precision(target: Target, name: str) -> Precision:
     return target.precisions[name]
 
 
-def _sample(model: keras.Model) -> Any:
-    """A batch of zeros in the shape that the model declares."""
+def declared_sample(model: keras.Model) -> Any:
+    """A batch of zeros in the shape that the model declares.
+
+    Raises:
+        DataError: it declares none.
+    """
     try:
         # A Sequential knows its inputs, but not their structure, before it is called.
         inputs = (

@@ -22,6 +22,9 @@ from compresskit.tflite.audit import Audit
 from compresskit.tflite.match import find, looked_up
 from compresskit.weights import Weight, weights_of
 
+# Largest mean difference of outputs that baking the weights may make.
+_DETACH_TOLERANCE = 1e-3
+
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
@@ -75,20 +78,7 @@ def kept_by(
     for layer in layers:
         made[layer.path] = min(layer.sparsity, made.get(layer.path, 1.0))
     return [
-        Kept(
-            path=weight.path,
-            matrix=weight.matrix(read(weight)),
-            stage=stage.name,
-            sparsity=made[weight.path] if isinstance(stage, Prune) else None,
-            pattern=stage.mask_shape if isinstance(stage, Prune) else None,
-            run=weight.input_channels,
-            clusters=stage.clusters if isinstance(stage, Cluster) else None,
-            unit=stage.granularity if isinstance(stage, Cluster) else "tensor",
-            bits=_bits(stage, weight, grid),
-            parts=max(1, weight.layout.gates) if weight.layout else 1,
-            scales=int(scales_of(weight, grid).units(weight.shape).max()) + 1,
-            table=bool(weight.layout and weight.layout.table),
-        )
+        _kept(stage, weight, grid, made[weight.path])
         for weight in weights_of(model)
         if weight.path in touched
     ]
@@ -99,6 +89,29 @@ def _bits(stage: Stage, weight: Weight, grid: Grid) -> int | None:
     if isinstance(stage, QAT | PTQ):
         return min(stage.weight_bits, scales_of(weight, grid).bits)
     return None
+
+
+def _kept(stage: Stage, weight: Weight, grid: Grid, sparsity: float | None) -> Kept:
+    return Kept(
+        path=weight.path,
+        matrix=weight.matrix(read(weight)),
+        stage=stage.name,
+        sparsity=sparsity if isinstance(stage, Prune) else None,
+        pattern=stage.mask_shape if isinstance(stage, Prune) else None,
+        run=weight.input_channels,
+        clusters=stage.clusters if isinstance(stage, Cluster) else None,
+        unit=stage.granularity if isinstance(stage, Cluster) else "tensor",
+        bits=_bits(stage, weight, grid),
+        parts=max(1, weight.layout.gates) if weight.layout else 1,
+        scales=int(scales_of(weight, grid).units(weight.shape).max()) + 1,
+        table=bool(weight.layout and weight.layout.table),
+    )
+
+
+def shared_values(stage: Stage, weight: Weight, grid: Grid) -> int:
+    """How many values a weight has as it is now, in the unit in which a stage shares them."""
+    each = _kept(stage, weight, grid, None)
+    return _distinct(each, each.matrix)
 
 
 def _weights(kept: Sequence[Kept], model: keras.Model) -> Iterator[tuple[Kept, Weight]]:
@@ -120,6 +133,18 @@ def still_true(kept: Sequence[Kept], model: keras.Model, stage: str) -> list[Pro
         for each, weight in _weights(kept, model)
         for what, most, now, true in _checks(each, weight.matrix(read(weight)), each.sparsity)
     ]
+
+
+def same_answers(trained: np.ndarray, plain: np.ndarray, stage: str) -> Promise:
+    """Whether a model answers as it did before what trained it was taken off."""
+    difference = float(np.abs(plain.astype(np.float64) - trained).mean())
+    return Promise(
+        what="mean difference of the outputs of the detached model from the trained one",
+        stage=stage,
+        expected=_DETACH_TOLERANCE,
+        measured=difference,
+        kept=difference <= _DETACH_TOLERANCE,
+    )
 
 
 def baked(kept: Sequence[Kept], model: keras.Model) -> list[Kept]:

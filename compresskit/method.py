@@ -13,7 +13,6 @@ import numpy as np
 from compresskit.selection import Selection, Skipped
 from compresskit.target import Grid
 
-
 # What a technique has learned beside the variables of the model, by names of its own.
 State = dict[str, np.ndarray]
 

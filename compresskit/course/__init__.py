@@ -1,0 +1,1 @@
+"""Stages in a training loop that is not ours."""
