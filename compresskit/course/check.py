@@ -86,12 +86,16 @@ def sample_for(model: keras.Model, sample: Any) -> Any:
     Returns:
         None if it declares none.
     """
-    if sample is not None:
-        return sample
-    try:
-        return declared_sample(model)
-    except CompressKitError:
-        return None
+    if sample is None:
+        try:
+            sample = declared_sample(model)
+        except CompressKitError:
+            return None
+    if isinstance(sample, (list, tuple)):
+        # A functional model takes its inputs by name, too, however it was written.
+        named = zip((tensor.name for tensor in model.inputs), sample, strict=True)
+        return sample[0] if len(sample) == 1 else dict(named)
+    return sample
 
 
 def problems(
