@@ -69,14 +69,16 @@ class Quantization(Method):
             for placement, observer in observed
         ]
 
+        learned = [observer for _, observer in observed if observer.fixed is None]
+
         def state() -> State:
             return {
                 f"range{index}": np.array(observer.range, np.float32)
-                for index, (_, observer) in enumerate(observed)
+                for index, observer in enumerate(learned)
             }
 
         def restore(state: State) -> None:
-            for index, (_, observer) in enumerate(observed):
+            for index, observer in enumerate(learned):
                 low, high = state[f"range{index}"]
                 observer.low.assign(low)
                 observer.high.assign(high)
