@@ -225,4 +225,6 @@ def _distinct(each: Kept, values: np.ndarray) -> int:
     # Floats are shared behind the scale of each channel, gate or tensor.
     parts = np.split(values, each.scales)
     ratios = [part / max(float(np.abs(part).max()), 1e-30) for part in parts]
-    return len(np.unique(np.round(np.concatenate([ratio.ravel() for ratio in ratios]), 4)))
+    ordered = np.sort(np.concatenate([ratio.ravel() for ratio in ratios]))
+    # By their gaps: rounding would tell two floats apart that lie on either side of a tie.
+    return 1 + int(np.sum(np.diff(ordered) > 1e-4))

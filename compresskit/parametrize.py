@@ -115,8 +115,11 @@ class CallHook:
         if self.activation is None:
             yield
             return
-        original = self.operation.activation
-        self.operation.activation = self.activation(original)
+        # Replicas of a strategy take turns in here: another one may have put its own there.
+        original = getattr(self.operation.activation, "original", self.operation.activation)
+        wrapped = self.activation(original)
+        wrapped.original = original  # type: ignore[attr-defined]
+        self.operation.activation = wrapped
         try:
             yield
         finally:

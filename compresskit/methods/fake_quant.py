@@ -91,11 +91,18 @@ class ActivationRange:
         low, high = fixed or (0.0, 0.0)
         # Plain TensorFlow variables: inside the stateless scope of a hooked layer, where
         # an activation function runs, what is assigned to a Keras variable is dropped.
-        self.low = tf.Variable(low, trainable=False, dtype=tf.float32, name=f"{name}_low")
-        self.high = tf.Variable(high, trainable=False, dtype=tf.float32, name=f"{name}_high")
+        # Replicas assign the same value: what all of them have seen.
+        same = {"aggregation": tf.VariableAggregation.ONLY_FIRST_REPLICA}
+        self.low = tf.Variable(low, trainable=False, dtype=tf.float32, name=f"{name}_low", **same)
+        self.high = tf.Variable(
+            high, trainable=False, dtype=tf.float32, name=f"{name}_high", **same
+        )
 
     def __call__(self, values: Any) -> Any:
-        if self.fixed is None:
+        if self.fixed is None and tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            # Replicas cannot meet inside a branch.
+            self._observe(values, self.observing)
+        elif self.fixed is None:
             tf.cond(self.observing, lambda: self._observe(values), tf.no_op)
         rounded = fake_quant_activation(values, self.low, self.high, self.bits)
         if self.positive:
@@ -103,22 +110,33 @@ class ActivationRange:
             rounded = tf.maximum(rounded, tf.cast(step, rounded.dtype))
         return rounded
 
-    def _observe(self, values: Any) -> Any:
+    def _observe(self, values: Any, moves: Any = True) -> Any:
         values = tf.stop_gradient(tf.cast(values, tf.float32))
         # Zero is always inside: padding and ReLU need it to be a point of the grid.
-        for variable, seen in (
-            (self.low, tf.minimum(tf.reduce_min(values), 0.0)),
-            (self.high, tf.maximum(tf.reduce_max(values), 0.0)),
-        ):
+        seen = tf.stack(
+            [tf.minimum(tf.reduce_min(values), 0.0), tf.maximum(tf.reduce_max(values), 0.0)]
+        )
+        low, high = tf.unstack(_on_all_replicas(seen))
+        for variable, now in ((self.low, low), (self.high, high)):
             # The first batch sets the range; an average from zero would clip for long.
-            moved = variable * self.decay + seen * (1.0 - self.decay)
-            variable.assign(tf.where(tf.equal(variable, 0.0), seen, moved))
+            moved = variable * self.decay + now * (1.0 - self.decay)
+            moved = tf.where(tf.equal(variable, 0.0), now, moved)
+            variable.assign(tf.where(moves, moved, variable))
         return tf.no_op()
 
     @property
     def range(self) -> tuple[float, float]:
         """Lowest and highest value as they stand."""
-        return float(self.low), float(self.high)
+        return float(self.low.numpy()), float(self.high.numpy())
+
+
+def _on_all_replicas(seen: Any) -> Any:
+    """The lowest and the highest value of a whole batch, of which a replica has a part."""
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return seen
+    every = context.all_gather(seen[None], axis=0)
+    return tf.stack([tf.reduce_min(every[:, 0]), tf.reduce_max(every[:, 1])])
 
 
 def fake_quant_activation(values: Any, low: Any, high: Any, bits: int = 8) -> Any:

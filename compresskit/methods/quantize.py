@@ -208,7 +208,7 @@ class _Observe(keras.callbacks.Callback):
         self.observing.assign(False)
 
     def on_test_begin(self, logs: Any = None) -> None:
-        self.training = bool(self.observing)
+        self.training = bool(self.observing.numpy())
         self.observing.assign(False)
 
     def on_test_end(self, logs: Any = None) -> None:
