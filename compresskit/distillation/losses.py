@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, final
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from compresskit.metrics import Answers
@@ -46,7 +47,9 @@ class LogitsLoss(keras.distillation.LogitsDistillation):
             if one == "numbers":
                 losses.append(ops.mean(ops.square(taught - learned)))
             else:
-                losses.append(super().compute_loss(logits(taught, one), logits(learned, other)))
+                said = super().compute_loss(logits(taught, one), logits(learned, other))
+                # Keras has divided it by the replicas; who adds it to a loss does so, too.
+                losses.append(said * tf.distribute.get_strategy().num_replicas_in_sync)
         return sum(losses[1:], losses[0])
 
 
