@@ -20,7 +20,7 @@ from compresskit.recipe_distill import Logits
 from compresskit.recipe_source import Locate, render
 from compresskit.resolution import resolve
 from compresskit.samples import take
-from compresskit.stages import QAT, Distill, Shrink, Stage
+from compresskit.stages import PTQ, QAT, Distill, Shrink, Stage
 
 # What a loop decides that is not ours.
 _THEIRS = ("optimizer", "learning_rate", "learning_rate_schedule", "batch_size")
@@ -129,9 +129,7 @@ def problems(
     for index, stage in enumerate(recipe.stages):
         path = ("stages", index)
         found += _elsewhere(stage, path, locate)
-        if isinstance(stage, (Shrink, Distill)) and (
-            isinstance(stage, Shrink) or stage.student is not None
-        ):
+        if isinstance(stage, Shrink | PTQ) or (isinstance(stage, Distill) and stage.student):
             continue
         selected = catalog.methods.get(stage.type)(stage).select(model, locate(path))
         found += selected.problems
@@ -191,6 +189,8 @@ def _elsewhere(stage: Stage, path: tuple[str | int, ...], locate: Locate) -> lis
             )
         )
 
+    if isinstance(stage, PTQ):
+        only("type", "ptq, which trains nothing and looks at samples")
     if isinstance(stage, Shrink):
         only("type", "shrink, which goes on with a smaller model")
     if isinstance(stage, Distill) and stage.student is not None:
