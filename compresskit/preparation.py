@@ -32,7 +32,7 @@ class Prepared:
         exports: the targets and precisions of the recipe's exports.
         selections: what each stage would take of the model.
         lessons: how each stage learns from a teacher, or None.
-        steps: optimizer steps in an epoch of each stage.
+        steps: batches in an epoch of each stage.
         output: which output of the model is measured.
         problems: everything that is wrong.
         error: the kind of the first problem.

@@ -1,4 +1,4 @@
-"""How sparsity grows over a stage, in optimizer steps."""
+"""How sparsity grows over a stage, in steps: the batches of an epoch."""
 
 from __future__ import annotations
 
