@@ -145,7 +145,7 @@ class TestTable:
     def test_an_equation_says_the_layout(self, equation, shape, channels, inputs):
         layer = layers.EinsumDense(equation, output_shape=shape)
         assert layout_of(layer) == (
-            Layout(attribute="kernel", channels=channels, inputs=inputs, dense=True),
+            Layout(attribute="kernel", channels=channels, inputs=inputs, dense=True, narrow=True),
         )
 
     def test_an_equation_that_is_no_matrix_product(self):
