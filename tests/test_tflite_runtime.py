@@ -116,3 +116,12 @@ class TestDamaged:
     def test_no_file_of_the_kind(self, content):
         with pytest.raises(ModelError):
             Runner(content)
+
+
+def test_ids_that_the_table_does_not_have():
+    x = np.full((1, *inputs_of("tiny_bert", 1).shape[1:]), 10_000, np.int32)
+    with pytest.raises(DataError, match="a sample that it cannot run: gather index") as raised:
+        Runner(int8_file("tiny_bert"), where="m.tflite").predict(x)
+    (problem,) = raised.value.problems
+    assert problem.where == "m.tflite"
+    assert "tokenizer" in problem.fix

@@ -24,7 +24,7 @@ from typing import IO, Any, cast, final
 import keras
 import numpy as np
 
-from compresskit.errors import ConversionError, Problem, TargetError
+from compresskit.errors import ConversionError, ModelError, Problem, TargetError
 from compresskit.ranges import Range
 from compresskit.recipe_rounding import ROUNDING, Rounding
 from compresskit.target import Precision
@@ -35,6 +35,8 @@ from compresskit.tflite.runtime import Runner
 from compresskit.tflite.support import by_library, unfit
 
 TIMEOUT_SECONDS = 1800
+# Of a part of a model, of which several are tried to find where a failure begins.
+PART_SECONDS = 300
 # A conversion that takes more ends by itself, before the system ends other processes for it.
 MEMORY_BYTES = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
@@ -80,8 +82,13 @@ def convert(
         content, error = _converted(
             model, wanted, sample, calibration, ranges, lstm, upto, rounding if library else None
         )
-        if error is None and wanted.io == "float32" and not Runner(content).finite(sample):
-            error = "a file that answers a sample with NaN or infinity"
+        if error is None and wanted.io == "float32":
+            try:
+                sound = Runner(content).finite(sample)
+            except ModelError as unloadable:
+                return content, unloadable.problems[0].found
+            if not sound:
+                error = "a file that answers a sample with NaN or infinity"
         return content, error
 
     content, error = attempt()
@@ -160,7 +167,7 @@ def _converted(
         if integer or rounding is not None:
             flat: Any = [np.asarray(value) for value in keras.tree.flatten(calibration)]
             np.savez(arrays, **dict(zip(names, flat, strict=True)))
-        error = _worker.ask(request, timeout=TIMEOUT_SECONDS)
+        error = _worker.ask(request, timeout=TIMEOUT_SECONDS if upto is None else PART_SECONDS)
         return (b"", error) if error is not None else (out.read_bytes(), None)
 
 

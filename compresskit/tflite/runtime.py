@@ -88,6 +88,19 @@ class Runner:
             values = _quantized(array[index : index + 1], each)
             self._interpreter.set_tensor(each["index"], values)
 
+    def _invoke(self) -> None:
+        try:
+            self._interpreter.invoke()
+        except RuntimeError as error:
+            raise DataError(
+                Problem(
+                    where=self.where,
+                    found=f"a sample that it cannot run: {' '.join(str(error).split())}",
+                    expected="samples of its kind; of tokens, ids that its table has",
+                    fix="give the data set that the model was made for, with its tokenizer",
+                )
+            ) from error
+
     def _dequantized(self, outputs: np.ndarray) -> np.ndarray:
         scale, zero = self._output["quantization"]
         return (outputs.astype(np.float32) - zero) * np.float32(scale) if scale else outputs
@@ -108,7 +121,7 @@ class Runner:
             # A fused LSTM keeps its state from one call to the next.
             self._interpreter.reset_all_variables()
             self._set(given, index)
-            self._interpreter.invoke()
+            self._invoke()
             answers.append(self._interpreter.get_tensor(self._output["index"]))
             if on_sample is not None:
                 on_sample(index + 1)
@@ -117,7 +130,7 @@ class Runner:
     def finite(self, sample: Samples) -> bool:
         """Whether the file answers the first sample with numbers alone, no NaN or infinity."""
         self._set(self._given(sample), 0)
-        self._interpreter.invoke()
+        self._invoke()
         answers = [
             self._interpreter.get_tensor(each["index"])
             for each in self._interpreter.get_output_details()
@@ -135,7 +148,7 @@ class Runner:
         for index in range(count(inputs)):
             self._interpreter.reset_all_variables()
             self._set(given, index)
-            self._interpreter.invoke()
+            self._invoke()
             for values, tensor in zip(found, tensors, strict=True):
                 values.append(self._interpreter.get_tensor(tensor))
         return [np.stack(values) for values in found]
@@ -181,7 +194,7 @@ class Runner:
             self._interpreter.reset_all_variables()
             self._set(given, next(indices))
             start = time.perf_counter()
-            self._interpreter.invoke()
+            self._invoke()
             return (time.perf_counter() - start) * 1000.0
 
         return call
