@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from compresskit.exporting import export
     from compresskit.inspection import inspect
     from compresskit.loop import compressing
+    from compresskit.migration import migrate
     from compresskit.planning import plan
     from compresskit.recipe import Recipe
 
@@ -38,6 +39,7 @@ _HOMES = {
     "compressing": "compresskit.loop",
     "export": "compresskit.exporting",
     "inspect": "compresskit.inspection",
+    "migrate": "compresskit.migration",
     "plan": "compresskit.planning",
 }
 
@@ -52,6 +54,7 @@ __all__ = [
     "compressing",
     "export",
     "inspect",
+    "migrate",
     "plan",
 ]
 

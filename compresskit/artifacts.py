@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-import keras
 import numpy as np
 
 from compresskit import metrics
@@ -16,11 +15,9 @@ from compresskit.errors import ConversionError, Problem
 from compresskit.findings import findings
 from compresskit.labels import label_of
 from compresskit.ledger import Kept, in_file
-from compresskit.methods.calibrate import calibrate
 from compresskit.outputs import Output
 from compresskit.packing import entropy_bytes, pack
 from compresskit.progress import Bars
-from compresskit.ranges import Range, completed
 from compresskit.recipe import Export
 from compresskit.report.records import (
     ArtifactReport,
@@ -33,14 +30,13 @@ from compresskit.resolution import Resolved
 from compresskit.samples import Samples, count, take
 from compresskit.tflite import c_array
 from compresskit.tflite.audit import Audit, audit
-from compresskit.tflite.convert import convert
 from compresskit.tflite.decode import DECODE
-from compresskit.tflite.lower import predictions
 from compresskit.tflite.luts import with_luts
 from compresskit.tflite.metadata import Metadata, attach
 from compresskit.tflite.micro import arena_bytes
 from compresskit.tflite.runtime import Runner
 from compresskit.tflite.scales import check_scales
+from compresskit.trained import Source
 
 _KEEPS_STATE = (
     "The fused LSTM keeps its state from one call to the next: reset it before each sequence "
@@ -50,23 +46,21 @@ _KEEPS_STATE = (
 
 
 def artifact(
-    model: keras.Model,
+    source: Source,
     export: Export,
     resolved: Resolved,
     dataset: Dataset,
     *,
     metric: str,
     output: Output,
-    ranges: Sequence[Range],
     provenance: Metadata,
     bars: Bars,
 ) -> tuple[ArtifactReport, Audit, dict[str, bytes], Runner]:
     """Converts, audits, runs and compiles one file. It is timed later, together with the others.
 
     Args:
-        model: plain, with what training made baked into its weights.
+        source: the model, plain, with what training made baked into its weights.
         output: which of the model's outputs is measured and compared.
-        ranges: activation ranges that training learned.
         provenance: what the file is to carry; what is measured of it here is added.
 
     Returns:
@@ -74,20 +68,14 @@ def artifact(
         tool made of it, and the C sources that hold it; what runs it.
     """
     precision = resolved.precision
-    # Ranges are those of 8 bits.
-    used = ranges if precision.activations == "int8" else ()
     samples = dataset.representative(export.calibration.samples)
-    if precision.activations == "int8" and export.calibration.estimator != "min-max":
-        used = completed(used, calibrate(model, samples, export.calibration))
+    source = source.calibrated(precision, export, samples)
     with bars.task(f"converting {resolved.file}", None):
-        content = convert(
-            model,
+        content = source.convert(
             precision,
+            export,
             sample=take(dataset.x_test, slice(1)),
             calibration=samples,
-            ranges=used,
-            lstm=export.lstm,
-            rounding=export.weights,
         )
     check_scales(audit(content, resolved.file), resolved.file)
     plain = content
@@ -104,7 +92,7 @@ def artifact(
     first = take(dataset.x_test, slice(compared))
     if content is not plain:
         _check_luts(plain, first, outputs[:compared], resolved, output)
-    reference = predictions(model, first, used, output=output.index)
+    reference = source.answers(first, precision, output=output.index)
     files = {resolved.file: content}
     compiled = None
     if resolved.target.compiler is not None:

@@ -198,6 +198,7 @@ for _command in (
     files.evaluate,
     files.pack,
     files.unpack,
+    files.migrate,
     measure.bench,
     measure.compare,
     sensitivity,

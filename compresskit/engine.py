@@ -12,13 +12,13 @@ from typing import Any, final
 
 import keras
 
-from compresskit import artifacts, catalog, classroom, ledger, shrinking
+from compresskit import artifacts, classroom, ledger, native, shrinking
 from compresskit.errors import Problem, RecipeError
 from compresskit.files import reported_files, staged
 from compresskit.layers import layer_reports, sparsity
-from compresskit.method import Attached, Length
+from compresskit.method import Attached
 from compresskit.planning import describe
-from compresskit.preparation import batch_size, check
+from compresskit.preparation import check
 from compresskit.progress import Bars
 from compresskit.ranges import Range
 from compresskit.recipe import Recipe
@@ -27,12 +27,14 @@ from compresskit.report.html import render as render_html
 from compresskit.report.records import Promise, Report, StageReport
 from compresskit.resolution import training_grid
 from compresskit.run import Run, measure_baseline, measure_latency
-from compresskit.samples import count, take
 from compresskit.stages import Stage
+from compresskit.target import Grid
 from compresskit.tflite.metadata import Metadata
-from compresskit.training import fit, learn
+from compresskit.tfmot import engine as tfmot
+from compresskit.trained import Plain, Source
 
 _PACKAGES = ("compresskit", "tensorflow", "keras", "ai-edge-litert", "numpy")
+_TFMOT_PACKAGES = ("tensorflow-model-optimization", "tf_keras")
 # Largest mean difference that scaling channels up and down again may make.
 _EQUALIZED_TOLERANCE = 1e-4
 
@@ -120,6 +122,7 @@ def compress(
             bars=Bars(quiet=quiet),
             folder=folder,
             given=None if model is None else made.model.name,
+            session=made.session,
         )
         measure_baseline(run)
         run.original = classroom.original(run)
@@ -147,45 +150,12 @@ def compress(
 def _stage(run: Run, index: int) -> bool:
     """Trains one stage. Returns False if its gate ends the run."""
     stage = run.recipe.stages[index]
-    defaults = run.recipe.defaults
     started = time.perf_counter()
-    lesson, teacher = run.lessons[index], classroom.teacher(run, index)
     before = run.model, run.dataset, run.loss, run.model.get_weights()
-    if lesson is not None and teacher is not None:
-        classroom.enter(run, lesson, teacher)
-    size = batch_size(run.recipe, stage)
-    samples = lesson.samples if lesson is not None else count(run.dataset.x_train)
-    method = catalog.methods.get(stage.type)(stage)
-    grid = training_grid(run.exports)
-    attached = method.attach(
-        run.model,
-        take(run.dataset.x_train, slice(2)),
-        grid,
-        Length(epochs=stage.epochs, steps_per_epoch=-(-samples // size)),
-        shrinking.examples(run),
-    )
-    run.attached.append((stage, attached))
-    settings: dict[str, Any] = {
-        "optimizer": stage.optimizer or defaults.optimizer,
-        "learning_rate": stage.learning_rate or defaults.learning_rate,
-        "learning_rate_schedule": stage.learning_rate_schedule or defaults.learning_rate_schedule,
-        "batch_size": size,
-        "epochs": stage.epochs,
-        "loss": run.loss,
-        # A stage's data order does not depend on how many batches others drew.
-        "seed": run.seed + 1 + index,
-        "bars": run.bars,
-        "where": stage.name,
-        "callbacks": attached.callbacks,
-    }
-    history: dict[str, list[float]] = {}
-    if lesson is not None and teacher is not None:
-        history = learn(run.model, teacher, lesson, **settings)
-    elif stage.epochs:
-        history = fit(run.model, run.dataset, **settings)
-    smaller = None if attached.smaller is None else attached.smaller()
+    made = native.train(run, index) if run.session is None else tfmot.train(run, index)
+    attached, smaller = made.attached, made.smaller
     shrunk = [] if smaller is None else shrinking.enter(run, stage, smaller)
-    run.trained = run.answers()
+    run.trained = run.answers() if made.answers is None else made.answers
     measured = run.measure(run.trained, stage.name)
     layers = layer_reports(run.model, attached)
     parameters = run.model.count_params()
@@ -196,13 +166,15 @@ def _stage(run: Run, index: int) -> bool:
         run.model, run.dataset, run.loss, weights = before
         run.model.set_weights(weights)
         run.trained = None
+        if run.session is not None:
+            run.session.quantized = False
     else:
         run.promises += (
             shrunk
             + _unchanged(stage, attached)
             + ledger.still_true(run.kept, run.model, stage.name)
         )
-        run.kept += ledger.kept_by(stage, attached, layers, run.model, grid)
+        run.kept += ledger.kept_by(stage, attached, layers, run.model, _grid(run))
     run.stages.append(
         StageReport(
             name=stage.name,
@@ -211,7 +183,7 @@ def _stage(run: Run, index: int) -> bool:
             sparsity=sparsity(layers),
             seconds=time.perf_counter() - started,
             layers=layers,
-            history=history,
+            history=made.history,
             rolled_back=verdict == "rollback",
             parameters=parameters,
             teacher=describe(stage.learning.teacher) if stage.learning else None,
@@ -235,6 +207,11 @@ def _unchanged(stage: Stage, attached: Attached) -> list[Promise]:
             kept=attached.difference <= _EQUALIZED_TOLERANCE,
         )
     ]
+
+
+def _grid(run: Run) -> Grid | None:
+    """The grid behind whose scales values are shared; TFMOT shares floats as they are."""
+    return training_grid(run.exports) if run.session is None else None
 
 
 def _gate(run: Run, stage: Stage, measured: dict[str, float]) -> str:
@@ -267,18 +244,23 @@ def _detach(run: Run) -> None:
     trained = run.answers() if run.trained is None else run.trained
     for _, attached in run.attached:
         run.ranges += attached.detach().get("ranges", ())
+    run.kept = ledger.baked(run.kept, run.model)
+    if run.session is not None and run.session.quantized:
+        return  # its activations are rounded in tf_keras alone
     last = run.attached[-1][0].name
     run.promises.append(ledger.same_answers(trained, run.answers(run.ranges), last))
-    run.kept = ledger.baked(run.kept, run.model)
 
 
 def _export(run: Run) -> None:
     assert run.baseline is not None
+    source: Source = Plain(model=run.model, ranges=run.ranges)
+    if run.session is not None:
+        source = tfmot.Wrapped(session=run.session, model=run.model)
     provenance = Metadata(
         facts={
             "recipe": run.recipe.name,
             "seed": run.seed,
-            "versions": _versions(),
+            "versions": _versions(run),
             "baseline": run.baseline.metrics,
         },
         recipe=run.recipe.dump(),
@@ -286,13 +268,12 @@ def _export(run: Run) -> None:
     )
     for export, resolved in zip(run.recipe.export, run.exports, strict=True):
         made, audited, files, runner = artifacts.artifact(
-            run.model,
+            source,
             export,
             resolved,
             run.dataset,
             metric=run.metric,
             output=run.output,
-            ranges=run.ranges,
             provenance=provenance,
             bars=run.bars,
         )
@@ -305,8 +286,9 @@ def _export(run: Run) -> None:
         run.promises += artifacts.promises(made, audited, export, resolved, run.kept, drop)
 
 
-def _versions() -> dict[str, str]:
-    packages = {package: metadata.version(package) for package in _PACKAGES}
+def _versions(run: Run) -> dict[str, str]:
+    names = _PACKAGES if run.session is None else _PACKAGES + _TFMOT_PACKAGES
+    packages = {package: metadata.version(package) for package in names}
     return {"python": platform.python_version(), **packages}
 
 
@@ -318,7 +300,7 @@ def _report(run: Run, seconds: float) -> Report:
         model=describe(run.recipe.model) if run.given is None else f"given: {run.given}",
         data=run.dataset.name,
         metric=run.metric,
-        versions=_versions(),
+        versions=_versions(run),
         baseline=run.baseline,
         stages=tuple(run.stages),
         artifacts=tuple(run.files),

@@ -47,6 +47,14 @@ LITERT_QUANTIZER = Package(
     install="pip install 'compresskit[quantizer]', or pip install litert-quantizer",
 )
 
+TFMOT = Package(
+    module="tensorflow_model_optimization",
+    install="pip install 'compresskit[tfmot]', or pip install tensorflow-model-optimization",
+)
+TF_KERAS = Package(
+    module="tf_keras", install="pip install 'compresskit[tfmot]', or pip install tf_keras"
+)
+
 
 def missing(package: Package, *, where: str) -> Problem | None:
     """What to do about a package that is not installed, or None.

@@ -65,9 +65,13 @@ def kept_by(
     attached: Attached,
     layers: Sequence[LayerReport],
     model: keras.Model,
-    grid: Grid,
+    grid: Grid | None,
 ) -> list[Kept]:
-    """What a stage that has just ended answers for."""
+    """What a stage that has just ended answers for.
+
+    Args:
+        grid: behind whose scales values are shared; None: they are shared as they are.
+    """
     if isinstance(stage, Shrink):
         return []  # of its weights nothing holds but their shape
     if isinstance(stage, PTQ) and "gptq" not in stage.algorithms:
@@ -84,14 +88,14 @@ def kept_by(
     ]
 
 
-def _bits(stage: Stage, weight: Weight, grid: Grid) -> int | None:
+def _bits(stage: Stage, weight: Weight, grid: Grid | None) -> int | None:
     """How many bits a stage made do for a weight."""
     if isinstance(stage, QAT | PTQ):
-        return min(stage.weight_bits, scales_of(weight, grid).bits)
+        return min(stage.weight_bits, scales_of(weight, grid).bits if grid else 8)
     return None
 
 
-def _kept(stage: Stage, weight: Weight, grid: Grid, sparsity: float | None) -> Kept:
+def _kept(stage: Stage, weight: Weight, grid: Grid | None, sparsity: float | None) -> Kept:
     return Kept(
         path=weight.path,
         matrix=weight.matrix(read(weight)),
@@ -103,7 +107,7 @@ def _kept(stage: Stage, weight: Weight, grid: Grid, sparsity: float | None) -> K
         unit=stage.granularity if isinstance(stage, Cluster) else "tensor",
         bits=_bits(stage, weight, grid),
         parts=max(1, weight.layout.gates) if weight.layout else 1,
-        scales=int(scales_of(weight, grid).units(weight.shape).max()) + 1,
+        scales=int(scales_of(weight, grid).units(weight.shape).max()) + 1 if grid else 1,
         table=bool(weight.layout and weight.layout.table),
     )
 

@@ -22,6 +22,8 @@ from compresskit.resolution import Resolved, resolve
 from compresskit.samples import count
 from compresskit.selection import Selection
 from compresskit.stages import Distill, Prune, Shrink
+from compresskit.tfmot import loading
+from compresskit.tfmot.session import Session
 
 
 @dataclass(kw_only=True)
@@ -34,6 +36,7 @@ class Prepared:
         lessons: how each stage learns from a teacher, or None.
         steps: batches in an epoch of each stage.
         output: which output of the model is measured.
+        session: with the model of tf_keras, if TFMOT is the engine.
         problems: everything that is wrong.
         error: the kind of the first problem.
     """
@@ -45,6 +48,7 @@ class Prepared:
     lessons: list[Lesson | None] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
     output: Output | None = None
+    session: Session | None = None
     problems: list[Problem] = field(default_factory=list)
     error: type[CompressKitError] | None = None
 
@@ -110,6 +114,10 @@ def _walk(
             selection = method.select(model, locate(("stages", index)))
             prepared.selections.append(selection)
             problems += selection.problems
+    if prepared.session is not None and prepared.model is not None:
+        problems += loading.problems_of(recipe, prepared.model, prepared.selections, locate)
+        if prepared.dataset is not None:
+            problems += loading.data_problems(prepared.dataset, locate)
     return problems + schedule_problems(recipe, prepared.steps, locate)
 
 
@@ -145,13 +153,17 @@ def _load(
     except CompressKitError as error:
         prepared.add(error)
     try:
-        prepared.model = load_model(
-            recipe.model if model is None else model,
-            where=locate(("model",)),
-            base=base,
-            safe_mode=safe_mode,
-            dataset=prepared.dataset,
-        )
+        named = recipe.model if model is None else model
+        how: dict[str, Any] = {
+            "where": locate(("model",)),
+            "base": base,
+            "safe_mode": safe_mode,
+            "dataset": prepared.dataset,
+        }
+        if recipe.engine == "tfmot":
+            prepared.model, prepared.session = loading.load(named, **how)
+        else:
+            prepared.model = load_model(named, **how)
     except CompressKitError as error:
         prepared.add(error)
 

@@ -173,9 +173,13 @@ class Recipe(Record):
         description="Version of the recipe's format."
     )
     name: Slug = Field(description="Names the folder of the run.", examples=["lenet5-sparse"])
-    engine: Literal["native"] = Field(default="native", description="What runs the stages.")
+    engine: Literal["native", "tfmot"] = Field(
+        default="native",
+        description="What runs the stages: compresskit itself, or TFMOT, for models of tf_keras.",
+    )
     model: Model = Field(
-        description="A name of `compresskit list models`, a .keras path, or a builder.",
+        description="A name of `compresskit list models`, a .keras path, or a builder; with "
+        "`engine: tfmot` also an .h5 file or SavedModel of tf_keras.",
         examples=["lenet5"],
     )
     data: Data = Field(

@@ -14,6 +14,7 @@ from compresskit.recipe_source import Locate, render
 from compresskit.stage_base import Compression, Selecting
 from compresskit.stages import PTQ, QAT, Cluster, Distill, Shrink, Stage
 from compresskit.target import Grid, Precision, Target
+from compresskit.tfmot.limits import recipe_problems
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +80,7 @@ def resolve(recipe: Recipe, locate: Locate = render) -> tuple[list[Resolved], li
     problems += _c_arrays(recipe, locate)
     problems += _grids(recipe, resolved, locate) + _roundings(recipe, resolved, locate)
     problems += _order(recipe, locate) + _activation_bits(recipe, resolved, locate)
+    problems += recipe_problems(recipe, locate)
     return resolved, problems
 
 
@@ -202,7 +204,8 @@ def _grids(recipe: Recipe, exports: list[Resolved], locate: Locate) -> list[Prob
         for stage in recipe.stages
         if isinstance(stage, Cluster) and stage.granularity == "tensor"
     ]
-    if not shared or len(exports) != len(recipe.export):
+    # TFMOT shares floats, on no grid.
+    if not shared or len(exports) != len(recipe.export) or recipe.engine == "tfmot":
         return []
     integer = [each for each in exports if each.precision.packed]
     first = training_grid(exports)

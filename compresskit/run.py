@@ -31,6 +31,7 @@ from compresskit.tflite.convert import convert
 from compresskit.tflite.lower import predictions
 from compresskit.tflite.runtime import Runner
 from compresskit.tflite.timing import interleaved
+from compresskit.tfmot.session import Session
 from compresskit.training import fit, loss_for
 
 _FLOAT32 = Precision(weights="float32", activations="float32", io="float32")
@@ -61,6 +62,7 @@ class Run:
     promises: list[Promise] = field(default_factory=list)
     kept: list[Kept] = field(default_factory=list)
     ranges: tuple[Range, ...] = ()
+    session: Session | None = None  # with the model of tf_keras, if TFMOT is the engine
     trained: np.ndarray | None = None  # the answers after the last stage; None: ask again
 
     @property

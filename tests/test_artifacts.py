@@ -16,6 +16,7 @@ from compresskit.recipe import Export
 from compresskit.resolution import resolve
 from compresskit.tflite.audit import audit
 from compresskit.tflite.metadata import Metadata
+from compresskit.trained import Plain
 from compresskit.weights import weights_of
 from tests.files import PRECISIONS, folded_tables, int8_file, plain_file
 from tests.runs import digits, recipe
@@ -67,13 +68,12 @@ def made():
     (resolved, _), _ = resolve(recipe())
     done = compressed("mlp")
     report, audited, files, _ = artifacts.artifact(
-        done.model,
+        Plain(model=done.model, ranges=done.ranges),
         Export(target="edge-cpu"),
         resolved,
         digits(),
         metric="accuracy",
         output=Output(),
-        ranges=done.ranges,
         provenance=Metadata(),
         bars=Bars(),
     )

@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
+from compresskit.child import Child
 from compresskit.errors import ConversionError
 from compresskit.method import Length
 from compresskit.methods.quantize import Quantization
@@ -230,7 +231,7 @@ class TestErrors:
 @pytest.fixture
 def worker(monkeypatch):
     """A converter process of the test's own."""
-    made = module._Worker()
+    made = Child("compresskit.tflite.worker", "the converter")
     monkeypatch.setattr(module, "_worker", made)
     yield made
     made.stop()
@@ -275,12 +276,12 @@ class TestCrash:
         process = worker._start()
         killed(process)
         process.poll = lambda: None  # it died a moment after we looked
-        error = worker.ask({"saved_model": "nowhere"}, timeout=10.0)
+        error = worker.ask({"saved_model": "nowhere"}, timeout=10.0).error
         assert error.startswith("the converter died (exit status -9)")
 
     def test_takes_too_long(self, worker):
         request = {"saved_model": "nowhere", "out": "nowhere"}
-        error = worker.ask(request, timeout=0.0)
+        error = worker.ask(request, timeout=0.0).error
         assert error == "no result after 0 seconds; the converter was stopped"
         assert worker._process is None
 

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
+from compresskit.child import Child
 from compresskit.errors import ConversionError
 from compresskit.graph import recording
 from compresskit.tflite import convert as module
@@ -134,7 +135,9 @@ class TestConversion:
         assert raised.value.problems[0].fix == "look for the layer whose weights are no numbers"
 
     def test_memory_has_a_limit(self, monkeypatch):
-        monkeypatch.setattr(module, "_worker", made := module._Worker())
+        monkeypatch.setattr(
+            module, "_worker", made := Child("compresskit.tflite.worker", "the converter")
+        )
         monkeypatch.setattr(module, "MEMORY_BYTES", 1_000_000)
         model = keras.Sequential([keras.Input((3,)), layers.Dense(2)])
         try:

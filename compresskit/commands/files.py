@@ -113,3 +113,25 @@ def unpack(file: str, out: str | None) -> None:
     path = Path(out or (name if name != file else f"{file}.tflite"))
     write_file(path, restore(read_file(file), where=file))
     click.echo(f"wrote {path}", err=True)
+
+
+@click.command()
+@click.argument("old")
+@click.argument("out")
+@JSON
+@reported
+def migrate(old: str, out: str, as_json: bool) -> None:
+    """Writes OLD, a model of Keras 2, as OUT, a .keras file of Keras 3 that answers alike.
+
+    OLD is an .h5 file, a .keras file of tf_keras, or a SavedModel folder. TFMOT's wrappers of
+    pruning and clustering are stripped. Loading it runs in a process of its own.
+    """
+    load_tensorflow()
+    from compresskit import tables
+    from compresskit.migration import migrate as write
+
+    made = write(old, out)
+    if as_json:
+        echo_json(made.to_dict())
+    else:
+        tables.pairs(out, made.to_dict())

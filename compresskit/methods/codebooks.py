@@ -62,8 +62,8 @@ def _linear(values: np.ndarray, count: int) -> np.ndarray:
 
 
 def _density(values: np.ndarray, count: int) -> np.ndarray:
-    # The same share of the values around each.
-    return np.quantile(values, (np.arange(count) + 0.5) / count)
+    # As TFMOT: shares of the values below each, evenly spaced from 1 % to all.
+    return np.quantile(values, np.linspace(0.01, 1.0, count))
 
 
 def _kmeans_plus_plus(values: np.ndarray, count: int) -> np.ndarray:

@@ -54,14 +54,15 @@ def load_model(
             returns="a built keras.Model",
         )
         return _checked(made, spec.builder, where, dataset)
-    if isinstance(spec, os.PathLike) or (isinstance(spec, str) and _is_path(spec)):
+    if isinstance(spec, os.PathLike) or (isinstance(spec, str) and is_path(spec)):
         return _checked(_read(spec, where, base, safe_mode), str(spec), where, dataset)
     if isinstance(spec, str):
         return _checked(_registered(spec, where, args, dataset), spec, where, dataset)
     return _checked(spec, "what was given", where, dataset)
 
 
-def _is_path(spec: str) -> bool:
+def is_path(spec: str) -> bool:
+    """Whether the `model:` of a recipe is a path, not a name."""
     if spec in catalog.models:
         return False
     return spec.endswith((".keras", ".h5", ".hdf5")) or os.sep in spec or "/" in spec
@@ -111,7 +112,8 @@ def _read(
             where=where,
             found=f"{file} is {'a folder' if file.is_dir() else f'a {file.suffix} file'}",
             expected="a file in the .keras format of Keras 3",
-            fix="load it where it was made and call model.save('model.keras')",
+            fix="if tf_keras wrote it, write `engine: tfmot` or run `compresskit migrate`; or load "
+            "it where it was made and call model.save('model.keras')",
         )
     if problem is not None:
         raise ModelError(problem)
@@ -159,7 +161,7 @@ def _checked(made: Any, name: str, where: str, dataset: Dataset | None) -> keras
                 where=where,
                 found=f"{name}: an object of type {kind}",
                 expected="a keras.Model of Keras 3",
-                fix="rebuild it with keras 3; models of tf_keras need `engine: tfmot`"
+                fix="write `engine: tfmot`, or rebuild it with keras 3"
                 if kind.startswith("tf_keras")
                 else "return the model itself",
             )

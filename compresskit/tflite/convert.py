@@ -7,23 +7,17 @@ conversions: importing TensorFlow costs more than converting a small model.
 
 from __future__ import annotations
 
-import atexit
-import contextlib
-import json
 import os
-import select
-import subprocess
-import sys
 import tempfile
-import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any, cast, final
+from typing import Any
 
 import keras
 import numpy as np
 
+from compresskit.child import Child
 from compresskit.errors import ConversionError, ModelError, Problem, TargetError
 from compresskit.ranges import Range
 from compresskit.recipe_rounding import ROUNDING, Rounding
@@ -39,6 +33,8 @@ TIMEOUT_SECONDS = 1800
 PART_SECONDS = 300
 # A conversion that takes more ends by itself, before the system ends other processes for it.
 MEMORY_BYTES = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+_worker = Child("compresskit.tflite.worker", "the converter")
 
 
 def convert(
@@ -132,21 +128,45 @@ def _converted(
     """
     calibration = sample if calibration is None else calibration
     with tempfile.TemporaryDirectory(prefix="compresskit-") as folder:
-        saved_model, out, arrays = (Path(folder, name) for name in ("model", "out", "data.npz"))
-        integer = precision.integer
         names = lower(
             model,
             sample,
-            saved_model,
+            Path(folder),
             ranges,
             lstm,
-            integer=integer,
+            integer=precision.integer,
             wide=precision.activations == "int16",
             calibration=calibration,
             upto=upto,
         )
+        return convert_folder(
+            Path(folder), names, precision, sample, calibration, rounding=rounding
+        )
+
+
+def convert_folder(
+    folder: Path,
+    names: Sequence[str],
+    precision: Precision,
+    sample: Any,
+    calibration: Any,
+    *,
+    rounding: Rounding | None = None,
+) -> tuple[bytes, str | None]:
+    """Converts a SavedModel with the signature `serving_default`.
+
+    Args:
+        names: of its inputs, in the order of the sample's flat structure.
+        sample, calibration: as `convert` takes them.
+        rounding: how litert-quantizer rounds; None: TensorFlow's converter does.
+
+    Returns:
+        The bytes of a file, or what went wrong.
+    """
+    with tempfile.TemporaryDirectory(prefix="compresskit-") as made:
+        out, arrays = Path(made, "out"), Path(made, "data.npz")
         request = {
-            "saved_model": str(saved_model),
+            "saved_model": str(folder),
             "out": str(out),
             "calibration": str(arrays),
             "weights": precision.weights,
@@ -164,76 +184,9 @@ def _converted(
             },
             "memory": MEMORY_BYTES,
         }
-        if integer or rounding is not None:
+        if precision.integer or rounding is not None:
             flat: Any = [np.asarray(value) for value in keras.tree.flatten(calibration)]
             np.savez(arrays, **dict(zip(names, flat, strict=True)))
-        error = _worker.ask(request, timeout=TIMEOUT_SECONDS if upto is None else PART_SECONDS)
+        limit = TIMEOUT_SECONDS if upto is None else PART_SECONDS
+        error = _worker.ask(request, timeout=limit).error
         return (b"", error) if error is not None else (out.read_bytes(), None)
-
-
-@final
-class _Worker:
-    """A converter process, started at the first request and again after a crash."""
-
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[str] | None = None
-        self._log: Any = None
-        self._lock = threading.Lock()
-
-    def _start(self) -> subprocess.Popen[str]:
-        self._log = tempfile.TemporaryFile(mode="w+", errors="replace")  # noqa: SIM115
-        environment = {"TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "-1", **os.environ}
-        environment["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, filter(None, sys.path)))
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "compresskit.tflite.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            # Where Python looks for modules first: the user's folder may have one of this name.
-            cwd=Path(__file__).parents[2],
-            env=environment,
-            text=True,
-        )
-        return self._process
-
-    def ask(self, request: dict[str, Any], *, timeout: float) -> str | None:
-        """Has a request done. Returns None, or what went wrong."""
-        with self._lock:
-            process = self._process
-            if process is None or process.poll() is not None:
-                self.stop()
-                process = self._start()
-            assert process.stdin is not None
-            assert process.stdout is not None
-            start = self._log.tell()
-            with contextlib.suppress(BrokenPipeError):  # it died: there will be no answer
-                process.stdin.write(json.dumps(request) + "\n")
-                process.stdin.flush()
-            ready, _, _ = select.select([process.stdout], [], [], timeout)
-            if not ready:
-                self.stop()
-                return f"no result after {timeout:.0f} seconds; the converter was stopped"
-            line = process.stdout.readline()
-            if line:
-                return json.loads(line)["error"]
-            code = process.wait()
-            self._log.seek(start)
-            words = [text.strip() for text in self._log.read().splitlines() if text.strip()]
-            self.stop()
-            return f"the converter died (exit status {code}): " + " | ".join(words[-3:])
-
-    def stop(self) -> None:
-        """Ends the process and closes what it was spoken to through."""
-        if self._process is None:
-            return
-        self._process.kill()
-        self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout, self._log):
-            # Closing flushes what a dead process never read.
-            with contextlib.suppress(BrokenPipeError):
-                cast(IO[str], stream).close()
-        self._process = None
-
-
-_worker = _Worker()
-atexit.register(_worker.stop)

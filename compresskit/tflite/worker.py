@@ -1,19 +1,13 @@
-"""The process that converts. It may die: the converter aborts on some graphs.
-
-Reads one JSON request a line on standard input and answers one JSON line on standard
-output. Everything that TensorFlow prints goes to standard error.
-"""
+"""The process that converts. It may die: the converter aborts on some graphs."""
 
 from __future__ import annotations
 
-import json
-import os
 import resource
-import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from compresskit.child import serve
 
 
 def convert(request: dict[str, Any]) -> None:
@@ -83,20 +77,5 @@ def _batches(samples: dict[str, Any]) -> Callable[[], Any]:
     return generate
 
 
-def main() -> None:
-    """Serves requests until standard input ends."""
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    for line in sys.stdin:
-        try:
-            convert(json.loads(line))
-            answer: dict[str, Any] = {"error": None}
-        except Exception as error:  # noqa: BLE001 - told to the parent, which raises it
-            traceback.print_exc()
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
-
-
 if __name__ == "__main__":
-    main()
+    serve(convert)

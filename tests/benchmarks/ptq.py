@@ -29,6 +29,7 @@ from compresskit.progress import Bars
 from compresskit.recipe import Export
 from compresskit.resolution import Resolved
 from compresskit.stages import PTQ
+from compresskit.trained import Plain
 from compresskit.training import fit
 
 EQUALIZE, GPTQ, CORRECT = "cross_layer_equalization", "gptq", "bias_correction"
@@ -68,13 +69,12 @@ def measured(model, dataset, precision, **settings):
     )
     export = Export.model_validate({"target": "edge-cpu", "precision": precision, **settings})
     report, *_ = artifact(
-        model,
+        Plain(model=model),
         export,
         resolved,
         dataset,
         metric="accuracy",
         output=Output(),
-        ranges=(),
         bars=Bars(),
     )
     return report

@@ -47,6 +47,7 @@ from compresskit.recipe_distill import Learning
 from compresskit.resolution import Resolved
 from compresskit.stages import QAT, Cluster, Prune
 from compresskit.target import Grid
+from compresskit.trained import Plain
 from compresskit.training import fit, learn
 
 SEEDS = (0, 1, 2)
@@ -154,13 +155,12 @@ def measured(model, dataset, precision, ranges=()):
     )
     export = Export(target="edge-cpu", precision=precision)
     report, *_ = artifact(
-        model,
+        Plain(model=model, ranges=ranges),
         export,
         resolved,
         dataset,
         metric="accuracy",
         output=Output(),
-        ranges=ranges,
         bars=Bars(),
     )
     distinct = max(tensor.distinct for tensor in report.tensors)
