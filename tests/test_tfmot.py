@@ -50,6 +50,7 @@ class TestPlan:
         found = problems_of(
             stages=[
                 {"type": "shrink", "amount": 0.5},
+                {"type": "ptq", "algorithms": ["gptq"]},
                 {"type": "cluster", "clusters": 4, "granularity": "channel"},
                 {"type": "qat", "weight_bits": 4, "optimizer": "muon"},
                 {"type": "distill", "teacher": "baseline"},
@@ -58,6 +59,7 @@ class TestPlan:
         said = [problem.found for problem in found if "engine: native" in problem.fix]
         assert said == [
             "a stage of type shrink",
+            "a stage of type ptq",
             "clusters by channel",
             "4 bits",
             "the optimizer 'muon'",

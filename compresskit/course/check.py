@@ -126,6 +126,15 @@ def problems(
             )
         ]
     _, found = resolve(recipe, locate)
+    if recipe.engine != "native":
+        found.append(
+            Problem(
+                where=locate(("engine",)),
+                found=f"engine: {recipe.engine}",
+                expected="native: the stages act on a Keras 3 model in your own training",
+                fix="remove `engine`, or run the recipe with `compresskit apply`",
+            )
+        )
     for index, stage in enumerate(recipe.stages):
         path = ("stages", index)
         found += _elsewhere(stage, path, locate)

@@ -207,7 +207,12 @@ def tfmot(name, technique):
     kinds = {"prune": lambda w: np.mean(w == 0), "cluster": lambda w: len(np.unique(w))}
 
     def kernels(model):
-        return [w for w in model.get_weights() if w.ndim > 1]
+        # Depthwise kernels are left alone by both engines.
+        return [
+            np.asarray(variable)
+            for variable in model.weights
+            if len(variable.shape) > 1 and "depthwise" not in variable.name
+        ]
 
     def fit(model, callbacks=()):
         model.compile("adam", "sparse_categorical_crossentropy")
@@ -242,8 +247,13 @@ def tfmot(name, technique):
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
             from compresskit.tflite.audit import audit
 
-            # The classifier's kernel alone is of no interest: it is in all models.
-            stored = [tensor.constant for tensor in audit(converter.convert()).weights]
+            # A depthwise kernel has one row for all its channels.
+            weights = audit(converter.convert()).weights
+            stored = [
+                tensor.constant
+                for tensor in weights
+                if not (len(tensor.shape) == 4 and tensor.shape[0] == 1)
+            ]
             if "prune" in done and any(kinds["prune"](w) < 0.45 for w in stored):
                 wrong.append("zeros lost in the file")
             if "cluster" in done and any(kinds["cluster"](w) > CLUSTERS for w in stored):
