@@ -31,10 +31,3 @@ def ask(**request):
     answer = child().ask(request)
     assert answer.error is None, answer.error
     return answer.value
-
-
-@functools.cache
-def old_models(folder, names):
-    for name in names:
-        ask(do="old", name=name, folder=str(folder))
-    return folder

@@ -83,23 +83,6 @@ def quantized():
     return tfmot.quantization.keras.quantize_model(small())
 
 
-class Subclassed(keras.Model):
-    """No description of its layers."""
-
-    def __init__(self):
-        super().__init__()
-        self.dense = layers.Dense(2)
-
-    def call(self, inputs):
-        return self.dense(inputs)
-
-
-def subclassed():
-    model = Subclassed()
-    model(np.zeros((1, 3), np.float32))
-    return model
-
-
 OLD = {
     "mixed.h5": mixed,
     "mixed.keras": mixed,
