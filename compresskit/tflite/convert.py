@@ -140,7 +140,13 @@ def _converted(
             upto=upto,
         )
         return convert_folder(
-            Path(folder), names, precision, sample, calibration, rounding=rounding
+            Path(folder),
+            names,
+            precision,
+            sample,
+            calibration,
+            rounding=rounding,
+            timeout=TIMEOUT_SECONDS if upto is None else PART_SECONDS,
         )
 
 
@@ -152,6 +158,7 @@ def convert_folder(
     calibration: Any,
     *,
     rounding: Rounding | None = None,
+    timeout: float = TIMEOUT_SECONDS,
 ) -> tuple[bytes, str | None]:
     """Converts a SavedModel with the signature `serving_default`.
 
@@ -159,6 +166,7 @@ def convert_folder(
         names: of its inputs, in the order of the sample's flat structure.
         sample, calibration: as `convert` takes them.
         rounding: how litert-quantizer rounds; None: TensorFlow's converter does.
+        timeout: seconds after which the converter is stopped.
 
     Returns:
         The bytes of a file, or what went wrong.
@@ -187,6 +195,5 @@ def convert_folder(
         if precision.integer or rounding is not None:
             flat: Any = [np.asarray(value) for value in keras.tree.flatten(calibration)]
             np.savez(arrays, **dict(zip(names, flat, strict=True)))
-        limit = TIMEOUT_SECONDS if upto is None else PART_SECONDS
-        error = _worker.ask(request, timeout=limit).error
+        error = _worker.ask(request, timeout=timeout).error
         return (b"", error) if error is not None else (out.read_bytes(), None)
