@@ -21,6 +21,15 @@ class Hold(ABC):
     def apply(self, values: Any) -> Any:
         """`values` (a tensor of the variable's shape and dtype), made to obey."""
 
+    def settled(self, values: Any) -> Any:
+        """What is to stay of `values` when the hold is released."""
+        return self.apply(values)
+
+    def distance(self, values: Any) -> float:
+        """How far `values` are from obeying, as a share of the largest of them."""
+        largest = float(np.abs(values).max())
+        return float(np.abs(values - np.asarray(self.apply(values))).max()) / (largest or 1.0)
+
 
 @final
 class MaskHold(Hold):
@@ -72,7 +81,11 @@ def hold(variable: Any, invariant: Hold) -> None:
 
 
 def release(variable: Any, invariant: Hold) -> None:
-    """Takes a hold away; the last one to go leaves the user's own constraint behind."""
+    """Takes a hold away, and leaves what has settled.
+
+    The last one to go leaves the user's own constraint behind.
+    """
+    variable.assign(invariant.settled(keras.ops.convert_to_tensor(variable)))
     held = variable.constraint
     held.holds.remove(invariant)
     if not held.holds:

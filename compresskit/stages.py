@@ -218,6 +218,11 @@ class Cluster(Compression):
         description="What shares one set of values: the integers of a whole tensor, each output "
         "channel, or each gate of an LSTM.",
     )
+    assignment: Literal["learned", "fixed"] = Field(
+        default="learned",
+        description="Whether each weight goes on learning and takes the value nearest to it, or "
+        "keeps the value that it has at first.",
+    )
 
 
 class QAT(Compression):

@@ -51,7 +51,12 @@ class TestPlan:
             stages=[
                 {"type": "shrink", "amount": 0.5},
                 {"type": "ptq", "algorithms": ["gptq"]},
-                {"type": "cluster", "clusters": 4, "granularity": "channel"},
+                {
+                    "type": "cluster",
+                    "clusters": 4,
+                    "granularity": "channel",
+                    "assignment": "fixed",
+                },
                 {"type": "qat", "weight_bits": 4, "optimizer": "muon"},
                 {"type": "distill", "teacher": "baseline"},
             ],
@@ -61,6 +66,7 @@ class TestPlan:
             "a stage of type shrink",
             "a stage of type ptq",
             "clusters by channel",
+            "fixed assignments",
             "4 bits",
             "the optimizer 'muon'",
             "a stage after qat (distill)",

@@ -43,11 +43,18 @@ def figures(chosen: Chosen, grid: Grid) -> dict[str, float]:
             ledger.shared_values(stage, weight, grid) for stage, weight in clustered
         )
     if quantized := chosen.get(QAT):
-        pairs = [(read(weight), weight.variable.numpy()) for _, weight in quantized]
+        pairs = [(read(weight), _before_rounding(weight)) for _, weight in quantized]
         noise = sum(float(np.sum((rounded - plain) ** 2)) for rounded, plain in pairs)
         power = sum(float(np.sum(plain**2)) for _, plain in pairs)
         found["quantization_error"] = math.sqrt(noise / power) if power else 0.0
     return found
+
+
+def _before_rounding(weight: Weight) -> np.ndarray:
+    values = weight.variable.value
+    for invariant in holds_of(weight.variable):
+        values = invariant.settled(values)
+    return np.asarray(values)
 
 
 def unheard(
@@ -58,11 +65,9 @@ def unheard(
         return "a training step that does not ask for the model's loss, in which the teacher is"
     for by, weight in chosen[type(stage)]:
         for invariant in holds_of(weight.variable) if by is stage else ():
-            values = weight.variable.numpy()
-            obeyed = np.asarray(invariant.apply(weight.variable.value))
             # A cluster's mean is that of its members but for rounding.
-            most = 0.0 if isinstance(invariant, MaskHold) else 1e-3 * np.abs(values).max()
-            if np.abs(values - obeyed).max() > most:
+            most = 0.0 if isinstance(invariant, MaskHold) else 1e-3
+            if invariant.distance(weight.variable.value) > most:
                 return f"{weight.path} without what {stage.name} holds"
     ranges: dict[str, Any] = attached.state() if isinstance(stage, QAT) else {}
     if ranges and not any(values.any() for values in ranges.values()):

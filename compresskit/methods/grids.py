@@ -32,6 +32,14 @@ class Scales:
             return tf.reshape(values, (values.shape[0], self.gates, -1)), [0, 2]
         return values, [axis for axis in range(len(values.shape)) if axis not in self.channels]
 
+    def divide(self, values: Any) -> tuple[Any, Any]:
+        """`values` divided by the largest of their scale, and these in a shape beside `split`."""
+        parts, axes = self.split(values)
+        largest = tf.reduce_max(tf.abs(parts), axis=axes, keepdims=True)
+        # A channel of zeros has no scale; any will do.
+        largest = tf.where(largest > 0, largest, tf.ones_like(largest))
+        return tf.reshape(parts / largest, values.shape), largest
+
     def units(self, shape: tuple[int, ...]) -> np.ndarray:
         """Of each element of a weight of that shape, the index of its scale, from 0."""
         parts, axes = self.split(np.empty(shape, bool))

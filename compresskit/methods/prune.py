@@ -94,7 +94,6 @@ class Pruning(Method):
 
         def detach() -> dict[str, Any]:
             for weight, invariant in held:
-                enforce(weight.variable)
                 release(weight.variable, invariant)
             return {}
 

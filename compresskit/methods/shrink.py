@@ -92,7 +92,6 @@ class Shrinking(Method):
 
         def detach() -> dict[str, Any]:
             for variable, invariant in held:
-                enforce(variable)
                 release(variable, invariant)
             return {}
 

@@ -115,6 +115,8 @@ def _stage(stage: Stage) -> Iterable[tuple[str, str, str]]:
         yield "scope", "a ranking of the blocks of all layers together", "write `scope: layer`"
     if isinstance(stage, Cluster) and stage.granularity != "tensor":
         yield "granularity", f"clusters by {stage.granularity}", "remove `granularity`"
+    if isinstance(stage, Cluster) and stage.assignment != "learned":
+        yield "assignment", f"{stage.assignment} assignments", "remove `assignment`"
     if isinstance(stage, QAT):
         for key, bits in (
             ("weight_bits", stage.weight_bits),
