@@ -221,19 +221,25 @@ class Course:
         while len(self.attached) < len(self.stages) and self._start(len(self.attached)) < epoch:
             index = len(self.attached)
             self._enter(index)
-            mine = {
-                name.partition("/")[2]: values
-                for name, values in state.items()
-                if name.startswith(f"{index}/")
-            }
-            self.attached[-1][1].restore(mine)
+            self._restore(index, state)
             # To attach is to hold at once: by what was not restored yet.
             self.model.set_weights(weights)
             if self._start(index + 1) <= epoch:
                 self._leave()
+        # What a stage learned may have gone on changing in later ones.
+        for index in range(len(self.attached)):
+            self._restore(index, state)
         self.model.set_weights(weights)
         self._good = weights
         self._retrace()
+
+    def _restore(self, index: int, state: State) -> None:
+        mine = {
+            name.partition("/")[2]: values
+            for name, values in state.items()
+            if name.startswith(f"{index}/")
+        }
+        self.attached[index][1].restore(mine)
 
     def _start(self, index: int) -> int:
         """The first epoch of a stage."""
