@@ -9,6 +9,7 @@ from typing import Any, Literal, final
 import keras
 import numpy as np
 
+from compresskit import checkpoint
 from compresskit.course import state as states
 from compresskit.course.check import Stages, problems, read_stages, sample_for, too_few
 from compresskit.course.course import Course
@@ -185,10 +186,10 @@ class CompressionCallback(keras.callbacks.Callback):
         """The state that belongs to the weights of an epoch, if these were brought back."""
         if not self.model._initial_epoch:
             return None
-        known = [] if self._folder is None else states.saved(self._folder)
+        known = [] if self._folder is None else checkpoint.saved(self._folder)
         if epoch in known:
             assert self._folder is not None
-            return states.load(self._folder, epoch)
+            return checkpoint.load(self._folder, epoch)
         raise TrainingError(
             Problem(
                 where=f"backup_dir {self._folder}" if self._folder else "CompressionCallback",
@@ -222,7 +223,7 @@ class CompressionCallback(keras.callbacks.Callback):
             logs.update(figures)
         if self._folder is not None:
             first = np.array(self._first)
-            states.save(self._folder, epoch + 1, {"first": first, **self._course.state()})
+            checkpoint.save(self._folder, epoch + 1, {"first": first, **self._course.state()})
 
     def on_train_end(self, logs: Any = None) -> None:
         course = self._course

@@ -48,6 +48,7 @@ def _read_recipe(path: str, overrides: tuple[str, ...]) -> tuple[Any, Callable[.
 @click.option("--out", type=click.Path(file_okay=False), help="Folder; default runs/NAME.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--resume", is_flag=True, help="Go on with the run that was interrupted.")
 @click.option("--quiet", is_flag=True, help="No progress, and no summary.")
 @JSON
 @UNSAFE
@@ -57,6 +58,7 @@ def apply(
     out: str | None,
     overrides: tuple[str, ...],
     seed: int,
+    resume: bool,
     quiet: bool,
     as_json: bool,
     unsafe_load: bool,
@@ -71,13 +73,24 @@ def apply(
     read, locate = _read_recipe(recipe, overrides)
     load_tensorflow()
     from compresskit.engine import compress
+    from compresskit.resuming import finished, interrupted
 
     folder = Path(out) if out else Path("runs", read.name)
+    if resume and finished(folder, read, seed):
+        click.echo(f"{folder}: the run is finished; there is nothing left to do", err=True)
+        return
+    if interrupted(folder) and not resume and not quiet:
+        click.echo(
+            f"{folder}: an interrupted run is there, and --resume goes on with it; this one begins "
+            "anew, and takes its place after the first epoch",
+            err=True,
+        )
     result = compress(
         None,
         read,
         out=folder,
         seed=seed,
+        resume=resume,
         quiet=quiet,
         safe_mode=not unsafe_load,
         locate=locate,

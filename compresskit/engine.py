@@ -12,7 +12,7 @@ from typing import Any, final
 
 import keras
 
-from compresskit import artifacts, classroom, ledger, native, shrinking
+from compresskit import artifacts, classroom, ledger, native, resuming, shrinking
 from compresskit.errors import Problem, RecipeError
 from compresskit.files import reported_files, staged
 from compresskit.layers import layer_reports, sparsity
@@ -64,6 +64,7 @@ def compress(
     data: Any = None,
     out: str | Path | None = None,
     seed: int = 0,
+    resume: bool = False,
     quiet: bool = True,
     safe_mode: bool = True,
     locate: Locate = render,
@@ -81,6 +82,7 @@ def compress(
         data: samples and labels in place of the recipe's, in any form that `data.load` takes.
         out: folder for the model, the files and the report; without it nothing is kept on disk.
         seed: of everything random.
+        resume: go on with the run into `out` that was interrupted, to the same weights.
         quiet: show no progress.
         safe_mode: refuse `.keras` files with Python code in them.
         locate: tells people where a key path of the recipe stands.
@@ -88,7 +90,8 @@ def compress(
 
     Raises:
         RecipeError, ModelError, DataError: before the first epoch, with every problem.
-        TrainingError, ConversionError: a stage or an export failed; nothing was written.
+        TrainingError, ConversionError: a stage or an export failed; nothing was written but what
+            a run with `resume` needs.
     """
     if not isinstance(recipe, Recipe):
         base = base or Path(recipe).parent
@@ -102,6 +105,8 @@ def compress(
                 fix="give another name",
             )
         )
+    if resume:
+        resuming.check_request(None if out is None else Path(out), recipe, seed)
     keras.utils.set_random_seed(seed)
     made = check(recipe, model=model, data=data, locate=locate, base=base, safe_mode=safe_mode)
     assert made.model is not None
@@ -110,20 +115,23 @@ def compress(
     # What an earlier report speaks of and this one will not.
     stale = reported_files(Path(out)) if out is not None else set()
     started = time.perf_counter()
-    with staged(Path(out)) if out is not None else nullcontext() as folder:
-        run = Run(
-            recipe=recipe,
-            model=made.model,
-            dataset=made.dataset,
-            exports=made.exports,
-            output=made.output,
-            lessons=made.lessons,
-            seed=seed,
-            bars=Bars(quiet=quiet),
-            folder=folder,
-            given=None if model is None else made.model.name,
-            session=made.session,
-        )
+    run = Run(
+        recipe=recipe,
+        model=made.model,
+        dataset=made.dataset,
+        exports=made.exports,
+        output=made.output,
+        lessons=made.lessons,
+        seed=seed,
+        bars=Bars(quiet=quiet),
+        given=None if model is None else made.model.name,
+        session=made.session,
+    )
+    run.checkpoints = resuming.opened(
+        run, None if out is None else Path(out), locate, resume=resume
+    )
+    with staged(Path(out)) if out is not None else nullcontext() as folder, run.checkpoints.told():
+        run.folder = folder
         measure_baseline(run)
         run.original = classroom.original(run)
         try:
@@ -137,20 +145,21 @@ def compress(
         if completed:
             _export(run)
         measure_latency(run)
-        report = _report(run, time.perf_counter() - started)
+        report = _report(run, time.perf_counter() - started + run.checkpoints.earlier)
         if folder is not None:
             _write(run, report, folder)
     paths = tuple(Path(out) / file.path for file in run.files) if out is not None else ()
     if out is not None:
         for path in stale - reported_files(Path(out)):
             path.unlink(missing_ok=True)
+    run.checkpoints.clear()
     return Result(model=run.model, ranges=run.ranges, artifacts=paths, report=report)
 
 
 def _stage(run: Run, index: int) -> bool:
     """Trains one stage. Returns False if its gate ends the run."""
     stage = run.recipe.stages[index]
-    started = time.perf_counter()
+    started = time.perf_counter() + run.checkpoints.earlier
     before = run.model, run.dataset, run.loss, run.model.get_weights()
     made = native.train(run, index) if run.session is None else tfmot.train(run, index)
     attached, smaller = made.attached, made.smaller
@@ -181,7 +190,7 @@ def _stage(run: Run, index: int) -> bool:
             type=stage.type,
             metrics=measured,
             sparsity=sparsity(layers),
-            seconds=time.perf_counter() - started,
+            seconds=time.perf_counter() + run.checkpoints.earlier - started,
             layers=layers,
             history=made.history,
             rolled_back=verdict == "rollback",

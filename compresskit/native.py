@@ -56,6 +56,9 @@ def train(run: Run, index: int) -> Trained:
         "bars": run.bars,
         "where": stage.name,
         "callbacks": attached.callbacks,
+        "checkpoint": run.checkpoints.training(index + 1, stage.name, stage.epochs, attached)
+        if stage.epochs
+        else None,
     }
     history: dict[str, list[float]] = {}
     if lesson is not None and teacher is not None:

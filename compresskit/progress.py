@@ -51,6 +51,7 @@ class Bars:
 
     def __init__(self, *, quiet: bool = True):
         console = Console(stderr=True)
+        self._quiet = quiet
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -61,6 +62,11 @@ class Bars:
             console=console,
             disable=quiet or not console.is_terminal,
         )
+
+    def say(self, text: str) -> None:
+        """Prints a line, also into a pipe."""
+        if not self._quiet:
+            self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
     def task(self, description: str, total: int | None) -> Iterator[Update]:

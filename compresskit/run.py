@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from compresskit import metrics
+from compresskit.checkpoint import Checkpoints
 from compresskit.data import Dataset
 from compresskit.errors import Problem, TrainingError
 from compresskit.labels import label_of
@@ -49,8 +50,9 @@ class Run:
     output: Output
     seed: int
     bars: Bars
-    folder: Path | None
+    folder: Path | None = None
     given: str | None = None
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
     loss: Any = None
     lessons: list[Lesson | None] = field(default_factory=list)
     baseline: Baseline | None = None
@@ -120,6 +122,7 @@ def measure_baseline(run: Run) -> None:
             seed=run.seed,
             bars=run.bars,
             where="baseline",
+            checkpoint=run.checkpoints.training(0, "baseline", settings.epochs),
         )
     with run.bars.task("converting the float32 baseline", None):
         content = convert(run.model, _FLOAT32, sample=take(run.dataset.x_test, slice(1)))

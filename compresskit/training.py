@@ -11,6 +11,7 @@ from typing import Any, final
 import keras
 import numpy as np
 
+from compresskit.checkpoint import Checkpoint
 from compresskit.data import Dataset
 from compresskit.distillation.distiller import Distiller
 from compresskit.distillation.feed import Feed, remember
@@ -61,6 +62,7 @@ def learn(
     seed: int,
     bars: Bars,
     where: str,
+    checkpoint: Checkpoint | None = None,
     **settings: Any,
 ) -> dict[str, list[float]]:
     """Trains a model by what a teacher says, too. The rest is as in `fit`.
@@ -87,13 +89,16 @@ def learn(
     )
     if lesson.transfer is not None:
         x = joined(x, lesson.transfer)
+    done = 0 if checkpoint is None else checkpoint.done
     with tempfile.TemporaryDirectory() as folder:
         try:
             shown = None
-            if terms and lesson.learning.cache:
+            if terms and lesson.learning.cache and done < settings["epochs"]:
                 with bars.task(f"{where}: asking the teacher", count(x)) as update:
                     shown = remember(distiller, x, Path(folder), where, update)
-            feed = Feed(x, dataset.y_train, shown=shown, batch_size=batch_size, seed=seed)
+            feed = Feed(
+                x, dataset.y_train, shown=shown, batch_size=batch_size, seed=seed, epoch=done
+            )
             return fit(
                 distiller,
                 dataset,
@@ -102,6 +107,7 @@ def learn(
                 seed=seed,
                 bars=bars,
                 where=where,
+                checkpoint=checkpoint,
                 **settings,
             )
         finally:
@@ -123,11 +129,14 @@ def fit(
     where: str,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     feed: Feed | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> dict[str, list[float]]:
     """Trains and gives the history, a value an epoch for each figure.
 
     Args:
         feed: batches for a distiller, in place of the data set's training samples.
+        checkpoint: where the training goes on, and keeps what it needs for that. The order of the
+            samples is the seed's: Keras gives arrays in one and the same in every epoch.
 
     Raises:
         TrainingError: the loss or a weight became infinite or not a number.
@@ -152,13 +161,22 @@ def fit(
     # to trace it again: for a small network that is most of a short training.
     few = (take(dataset.x_train, slice(2)), take(dataset.y_train, slice(2)))
     model._symbolic_build(data_batch=few if feed is None else feed[0])
+    done = 0 if checkpoint is None else checkpoint.restore(model)
     with bars.task(where, epochs * steps) as update:
         history = model.fit(
             **batches,
+            initial_epoch=done,
             epochs=epochs,
             verbose=0,
-            callbacks=[*callbacks, _StopAtNaN(), _Bar(update)],
+            callbacks=[
+                *callbacks,
+                _StopAtNaN(),
+                _Bar(update, done * steps),
+                *([checkpoint] if checkpoint else []),
+            ],
         ).history
+    if checkpoint is not None:
+        history = checkpoint.history
     found = None
     # An optimizer with `use_ema` overwrites the weights with their averages at the end,
     # behind the back of the constraints.
@@ -195,10 +213,10 @@ class _StopAtNaN(keras.callbacks.Callback):
 class _Bar(keras.callbacks.Callback):
     """Moves a progress bar."""
 
-    def __init__(self, update: Update):
+    def __init__(self, update: Update, done: int):
         super().__init__()
         self.update = update
-        self.done = 0
+        self.done = done
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self.done += 1

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 import compresskit as ck
+from compresskit import checkpoint
 from compresskit.course import state
 from compresskit.errors import TrainingError
 from tests.models import mlp
+from tests.runs import names_in
 from tests.training import BATCH, compiled, inputs_of, labels
 
 STAGES = [
@@ -58,7 +60,7 @@ def test_a_killed_fit_ends_with_the_same_weights(tmp_path):
     for epoch, first in ((2, True), (5, False)):
         with pytest.raises(KeyboardInterrupt):
             train(tmp_path, Kill(epoch), first=first)
-        assert state.saved(tmp_path / "stages")[-1] == epoch
+        assert checkpoint.saved(tmp_path / "stages")[-1] == epoch
     weights, ranges = train(tmp_path)
     for mine, theirs in zip(weights, uninterrupted[0], strict=True):
         np.testing.assert_array_equal(mine, theirs)
@@ -85,14 +87,12 @@ def test_weights_without_a_state(tmp_path):
     )
 
 
-def test_the_last_two_states_stay(tmp_path):
-    for epoch in (1, 2, 10):
-        state.save(tmp_path, epoch, {"mask": np.full(3, epoch)})
-    assert state.saved(tmp_path) == [2, 10]
-    assert state.load(tmp_path, 10)["mask"].tolist() == [10, 10, 10]
+def test_files_of_others_stay(tmp_path):
+    checkpoint.save(tmp_path, 1, {"mask": np.ones(3)})
+    state.kept_copy(mlp(), tmp_path, "baseline")
     (tmp_path / "mine.txt").write_text("x")
     state.clear(tmp_path)
-    assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
+    assert names_in(tmp_path) == ["mine.txt"]
 
 
 def test_a_checkpoint_loads_without_compresskit(tmp_path):

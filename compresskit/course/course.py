@@ -12,14 +12,14 @@ import numpy as np
 from compresskit import catalog, ledger
 from compresskit.course.figures import chosen, figures, unheard
 from compresskit.course.records import Compressed, StageRecord
-from compresskit.course.state import State, kept_copy
+from compresskit.course.state import kept_copy
 from compresskit.distillation.in_loss import TaughtLoss, labels_for
 from compresskit.distillation.teaching import comparisons
 from compresskit.errors import Problem, TrainingError
 from compresskit.holds import enforce, holds_of
 from compresskit.layers import layer_reports, sparsity
 from compresskit.ledger import Kept
-from compresskit.method import Attached, Length
+from compresskit.method import Attached, Length, State
 from compresskit.ranges import Range
 from compresskit.recipe import Recipe
 from compresskit.recipe_distill import Learning

@@ -30,10 +30,18 @@ class Feed(keras.utils.PyDataset):
         shown: arrays of as many rows as there are samples, of which a batch's are read; None if
             the teacher is asked at every step.
         seed: of the orders.
+        epoch: the first that will be asked for; the orders of those before are gone through.
     """
 
     def __init__(
-        self, x: Samples, y: Labels, *, shown: dict[str, Any] | None, batch_size: int, seed: int
+        self,
+        x: Samples,
+        y: Labels,
+        *,
+        shown: dict[str, Any] | None,
+        batch_size: int,
+        seed: int,
+        epoch: int = 0,
     ):
         super().__init__()
         self._x = x
@@ -42,7 +50,8 @@ class Feed(keras.utils.PyDataset):
         self._batch_size = batch_size
         self._labels = count(y)
         self._random = np.random.default_rng(seed)
-        self.on_epoch_end()
+        for _ in range(epoch + 1):
+            self.on_epoch_end()
 
     def __len__(self) -> int:
         return math.ceil(count(self._x) / self._batch_size)

@@ -9,7 +9,7 @@ import numpy as np
 
 from compresskit import catalog
 from compresskit.holds import MaskHold, enforce, hold, release
-from compresskit.method import Attached, Examples, Length, Method, Smaller
+from compresskit.method import Attached, Examples, Length, Method, Smaller, State
 from compresskit.methods.importance import Evidence
 from compresskit.methods.schedules import Schedule
 from compresskit.methods.updates import Updates
@@ -84,11 +84,14 @@ class Shrinking(Method):
         for variable, invariant in held:
             hold(variable, invariant)
 
-        def update(progress: float) -> None:
-            choice.update(progress)
+        def mask() -> None:
             for variable, invariant in held:
                 invariant.mask.assign(structure.mask(variable, choice.kept))
                 enforce(variable)
+
+        def update(progress: float) -> None:
+            choice.update(progress)
+            mask()
 
         def detach() -> dict[str, Any]:
             for variable, invariant in held:
@@ -104,22 +107,41 @@ class Shrinking(Method):
             end=stage.end.steps(*total),
             frequency=max(1, stage.frequency.steps(*total)),
         )
+        updates = Updates(
+            schedule, update, [variable for variable, _ in held], length.steps_per_epoch
+        )
+
+        def state() -> State:
+            last = -1 if updates.updated is None else updates.updated
+            most = -1 if choice.most is None else choice.most
+            return {"updated": np.array(last), "kept": choice.kept, "most": np.array(most)}
+
+        def restore(state: State) -> None:
+            last, most = int(state["updated"]), int(state["most"])
+            updates.updated = None if last < 0 else last
+            choice.most = None if most < 0 else most
+            choice.kept = state["kept"]
+            mask()
+
         return Attached(
             touched=tuple(weight.path for weight in selection.taken),
             skipped=selection.skipped,
-            callbacks=(
-                Updates(
-                    schedule, update, [variable for variable, _ in held], length.steps_per_epoch
-                ),
-            ),
+            callbacks=(updates,),
             detach=detach,
             smaller=choice.smaller,
+            state=state,
+            restore=restore,
         )
 
 
 @final
 class _Choice:
-    """What stays, as the stage goes on. What has gone does not come back."""
+    """What stays, as the stage goes on. What has gone does not come back.
+
+    Attributes:
+        kept: of each label of the units, whether it stays.
+        most: how many units are to go for the latency that is asked for, once that was measured.
+    """
 
     def __init__(self, method: Shrinking, structure: Structure, free: Any, examples: Examples):
         self.stage = method.stage
@@ -131,7 +153,7 @@ class _Choice:
             structure=structure, x=examples.x, y=examples.y, loss=examples.loss
         )
         self.kept = structure.all_kept()
-        self._most: int | None = None
+        self.most: int | None = None
 
     def update(self, progress: float) -> None:
         """Chooses anew: this share of what is to go in the end."""
@@ -170,9 +192,9 @@ class _Choice:
             return int((shares <= amount.share + 1e-9).sum())
         if amount.of == "latency":
             # Measured once: a file is made and run for each trial.
-            if self._most is None:
-                self._most = self._until_fast_enough(ordered)
-            return self._most
+            if self.most is None:
+                self.most = self._until_fast_enough(ordered)
+            return self.most
         cost = self.structure.multiply_adds if amount.of == "flops" else self.structure.parameters
         limit = (1.0 - amount.share) * cost(self.structure.all_kept())
         return how_many(ordered, lambda gone: cost(without(self.structure, gone)) <= limit)
