@@ -190,7 +190,7 @@ def _stage(run: Run, index: int) -> dict[str, Any]:
     stage, lesson = run.recipe.stages[index], run.lessons[index]
     return {
         **stage.model_dump(mode="json", by_alias=True),
-        **settings_of(run, index),
+        **{key: each for key, each in settings_of(run, index).items() if key != "seed"},
         **({} if lesson is None else {"teacher and student": _digest(_lesson(lesson))}),
     }
 
