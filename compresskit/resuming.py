@@ -216,6 +216,8 @@ def _plain(value: Any, names: dict[str, str]) -> Any:
         return names.get(value, value)
     if value is None or isinstance(value, int | float | np.ndarray):
         return value
+    if isinstance(value, keras.Loss):
+        return [type(value).__name__, _plain(value.get_config(), names)]
     return getattr(value, "__name__", type(value).__name__)
 
 
@@ -235,7 +237,7 @@ def _digest(value: Any) -> str:
     made = hashlib.sha256()
     for part in _parts(value):
         made.update(part)
-    return made.hexdigest()[:16]
+    return f"contents of digest {made.hexdigest()[:16]}"
 
 
 def _parts(value: Any) -> Iterator[Any]:

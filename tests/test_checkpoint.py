@@ -116,7 +116,7 @@ class TestDamage:
     """Files that were cut off, or overwritten, are found out by their checksums."""
 
     @pytest.mark.parametrize("damaged", [(3,), (2, 3)])
-    def test_what_is_before_is_taken(self, tmp_path, damaged, capsys):
+    def test_what_is_before_is_taken(self, tmp_path, damaged):
         whole = plain(tmp_path, epochs=3)
         folder = tmp_path / "0-baseline"
         assert checkpoint.saved(folder) == [2, 3]

@@ -38,8 +38,7 @@ WHOLE = {
 }
 # Where a run is killed, resumed, and killed again: before or after a file gets its name.
 MOMENTS = [
-    ("0-baseline/epoch-2.npz", "before"),
-    ("1-distill/epoch-1.npz", "after"),
+    ("1-distill/epoch-2.npz", "before"),
     ("5-qat/epoch-1.npz", "after"),
 ]
 
