@@ -13,6 +13,7 @@ from typing import Any, final
 import keras
 
 from compresskit import artifacts, classroom, ledger, native, shrinking
+from compresskit.distribution import is_chief, training_on
 from compresskit.errors import Problem, RecipeError
 from compresskit.files import reported_files, staged
 from compresskit.layers import layer_reports, sparsity
@@ -102,6 +103,33 @@ def compress(
                 fix="give another name",
             )
         )
+    with training_on(recipe.strategy, model, locate(("strategy",))):
+        return _compress(
+            model,
+            recipe,
+            data=data,
+            # Of several workers one writes; all compute the same.
+            out=out if is_chief() else None,
+            seed=seed,
+            quiet=quiet or not is_chief(),
+            safe_mode=safe_mode,
+            locate=locate,
+            base=base,
+        )
+
+
+def _compress(
+    model: Any,
+    recipe: Recipe,
+    *,
+    data: Any,
+    out: str | Path | None,
+    seed: int,
+    quiet: bool,
+    safe_mode: bool,
+    locate: Locate,
+    base: Path | None,
+) -> Result:
     keras.utils.set_random_seed(seed)
     made = check(recipe, model=model, data=data, locate=locate, base=base, safe_mode=safe_mode)
     assert made.model is not None
