@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, final
 
 import keras
@@ -82,8 +84,21 @@ def training_on(
 
 
 def is_chief() -> bool:
-    """Whether this process writes the files: the only one, or the first of several workers."""
+    """Whether this process is the only one, or the first of several workers."""
     return tf.distribute.get_strategy().extended.should_checkpoint
+
+
+@contextmanager
+def written_once(out: Path | None) -> Iterator[Path | None]:
+    """The folder that this process writes to: of several workers, that of the chief remains.
+
+    The others write as well, since to write a model is to ask all of them for its variables.
+    """
+    if out is None or is_chief():
+        yield out
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder) / out.name
 
 
 def agreed(value: float) -> float:
@@ -96,13 +111,35 @@ def agreed(value: float) -> float:
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return value
 
-    def speak() -> Any:
+    def speak(mine: Any) -> Any:
         context = tf.distribute.get_replica_context()
-        mine = value if is_first and context.replica_id_in_sync_group == 0 else 0.0
-        return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.constant(mine, tf.float64))
+        chosen = tf.where(tf.equal(context.replica_id_in_sync_group, 0), mine, 0.0)
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, chosen)
 
-    is_first = is_chief()
-    return float(strategy.experimental_local_results(strategy.run(speak))[0])
+    said = tf.function(lambda mine: strategy.run(speak, args=(mine,)))
+    return float(strategy.experimental_local_results(said(tf.constant(value, tf.float64)))[0])
+
+
+def share_problems(samples: int, batch_size: int, where: str) -> list[Problem]:
+    """That no replica is left without a sample: Keras would compute weights that are no numbers.
+
+    Args:
+        samples: of an epoch.
+        where: whose batches they are.
+    """
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    last = samples % batch_size or batch_size
+    if last >= replicas:
+        return []
+    return [
+        Problem(
+            where=where,
+            found=f"{samples} samples in batches of {batch_size}: {last} in the last one, for "
+            f"{replicas} replicas",
+            expected="at least one for each",
+            fix="write another `batch_size`, or leave a few samples out",
+        )
+    ]
 
 
 def _made(strategy: Strategy, where: str) -> tf.distribute.Strategy:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, final
@@ -13,7 +13,7 @@ from typing import Any, final
 import keras
 
 from compresskit import artifacts, classroom, ledger, native, shrinking
-from compresskit.distribution import is_chief, training_on
+from compresskit.distribution import is_chief, training_on, written_once
 from compresskit.errors import Problem, RecipeError
 from compresskit.files import reported_files, staged
 from compresskit.layers import layer_reports, sparsity
@@ -103,19 +103,22 @@ def compress(
                 fix="give another name",
             )
         )
-    with training_on(recipe.strategy, model, locate(("strategy",))):
-        return _compress(
+    with (
+        training_on(recipe.strategy, model, locate(("strategy",))),
+        written_once(None if out is None else Path(out)) as folder,
+    ):
+        result = _compress(
             model,
             recipe,
             data=data,
-            # Of several workers one writes; all compute the same.
-            out=out if is_chief() else None,
+            out=folder,
             seed=seed,
             quiet=quiet or not is_chief(),
             safe_mode=safe_mode,
             locate=locate,
             base=base,
         )
+        return result if is_chief() else replace(result, artifacts=())
 
 
 def _compress(
