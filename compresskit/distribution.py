@@ -52,8 +52,9 @@ def training_on(
         RecipeError: there is one already, or TensorFlow refuses it here.
         ModelError: the model was built outside of it.
     """
-    # Of tf_keras, nothing is known here; what is no model is refused where it is loaded.
-    own = model.distribute_strategy if isinstance(model, keras.Model) else None
+    # What is no model of Keras 3 is refused where it is loaded. The property of that name gives
+    # whatever strategy is around.
+    own = model._distribute_strategy if isinstance(model, keras.Model) else None
     around = tf.distribute.get_strategy() if tf.distribute.has_strategy() else None
     if strategy is not None and (model is not None or around is not None):
         raise RecipeError(
@@ -65,7 +66,7 @@ def training_on(
                 "`strategy.scope()`",
             )
         )
-    if own is not None and around is not None and own is not around:
+    if model is not None and around is not None and own is not around:
         raise ModelError(
             Problem(
                 where=f"model {model.name!r}",
