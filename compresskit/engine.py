@@ -14,7 +14,7 @@ import keras
 
 from compresskit import artifacts, classroom, ledger, native, shrinking
 from compresskit.distribution import is_chief, training_on, written_once
-from compresskit.errors import Problem, RecipeError
+from compresskit.errors import Problem, RecipeError, TrainingError
 from compresskit.files import reported_files, staged
 from compresskit.layers import layer_reports, sparsity
 from compresskit.method import Attached
@@ -183,20 +183,21 @@ def _stage(run: Run, index: int) -> bool:
     stage = run.recipe.stages[index]
     started = time.perf_counter()
     before = run.model, run.dataset, run.loss, run.model.get_weights()
-    made = native.train(run, index) if run.session is None else tfmot.train(run, index)
-    attached, smaller = made.attached, made.smaller
-    shrunk = [] if smaller is None else shrinking.enter(run, stage, smaller)
-    run.trained = run.answers() if made.answers is None else made.answers
-    measured = run.measure(run.trained, stage.name)
+    try:
+        made = native.train(run, index) if run.session is None else tfmot.train(run, index)
+        attached, smaller = made.attached, made.smaller
+        shrunk = [] if smaller is None else shrinking.enter(run, stage, smaller)
+        run.trained = run.answers() if made.answers is None else made.answers
+        measured = run.measure(run.trained, stage.name)
+    except TrainingError:
+        # What the stage holds may have been made of weights that were no numbers any more.
+        _undo(run, index, before)
+        raise
     layers = layer_reports(run.model, attached)
     parameters = run.model.count_params()
     verdict = _gate(run, stage, measured)
     if verdict == "rollback":
-        run.attached.pop()
-        attached.detach()
-        run.model, run.dataset, run.loss, weights = before
-        run.model.set_weights(weights)
-        run.trained = None
+        _undo(run, index, before)
         if run.session is not None:
             run.session.quantized = False
     else:
@@ -223,6 +224,15 @@ def _stage(run: Run, index: int) -> bool:
         )
     )
     return verdict != "stop"
+
+
+def _undo(run: Run, index: int, before: tuple[Any, ...]) -> None:
+    """Goes back to the model from before a stage."""
+    if run.attached and run.attached[-1][0] is run.recipe.stages[index]:
+        run.attached.pop()[1].detach()
+    run.model, run.dataset, run.loss, weights = before
+    run.model.set_weights(weights)
+    run.trained = None
 
 
 def _unchanged(stage: Stage, attached: Attached) -> list[Promise]:

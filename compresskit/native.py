@@ -11,6 +11,7 @@ from compresskit.resolution import training_grid
 from compresskit.run import Run
 from compresskit.samples import count, take
 from compresskit.stages import Stage
+from compresskit.stopping import early_stopping
 from compresskit.trained import Trained
 from compresskit.training import fit, learn
 
@@ -42,11 +43,12 @@ def train(run: Run, index: int) -> Trained:
     if lesson is not None and teacher is not None:
         classroom.enter(run, lesson, teacher)
     method = catalog.methods.get(stage.type)(stage)
+    length = length_of(run, stage, lesson.samples if lesson else count(run.dataset.x_train))
     attached = method.attach(
         run.model,
         take(run.dataset.x_train, slice(2)),
         training_grid(run.exports),
-        length_of(run, stage, lesson.samples if lesson else count(run.dataset.x_train)),
+        length,
         shrinking.examples(run),
     )
     run.attached.append((stage, attached))
@@ -55,7 +57,7 @@ def train(run: Run, index: int) -> Trained:
         "loss": run.loss,
         "bars": run.bars,
         "where": stage.name,
-        "callbacks": attached.callbacks,
+        "callbacks": [*attached.callbacks, *early_stopping(stage, length)],
     }
     history: dict[str, list[float]] = {}
     if lesson is not None and teacher is not None:

@@ -23,6 +23,7 @@ from compresskit.resolution import Resolved, resolve
 from compresskit.samples import count
 from compresskit.selection import Selection
 from compresskit.stages import Distill, Prune, Shrink
+from compresskit.stopping import stopping_problems
 from compresskit.tfmot import loading
 from compresskit.tfmot.session import Session
 
@@ -108,6 +109,8 @@ def _walk(
                 model, dataset, ids = lesson.student or model, lesson.dataset, lesson.first_ids
                 samples = lesson.samples
             prepared.lessons.append(lesson)
+            where = locate(("stages", index, "early_stopping"))
+            problems += stopping_problems(stage, dataset.y_train, where)
         if samples:
             size = batch_size(recipe, stage)
             prepared.steps.append(math.ceil(samples / size))

@@ -22,7 +22,7 @@ from compresskit.samples import take
 from compresskit.stages import PTQ, QAT, Distill, Shrink, Stage
 
 # What a loop decides that is not ours.
-_THEIRS = ("optimizer", "learning_rate", "learning_rate_schedule", "batch_size")
+_THEIRS = ("optimizer", "learning_rate", "learning_rate_schedule", "batch_size", "early_stopping")
 Stages = Recipe | str | Path | Sequence[Mapping[str, Any]]
 
 

@@ -86,7 +86,9 @@ def main():
                 sys.exit(done.stderr)
             peaks.append(json.loads(done.stdout.splitlines()[-1])["mb"])
         worst = max(worst, peaks[1] - peaks[0])
-        print(f"| {name} | {peaks[0]:.0f} | {peaks[1]:.0f} | {peaks[1] - peaks[0]:.0f} |", flush=True)
+        print(
+            f"| {name} | {peaks[0]:.0f} | {peaks[1]:.0f} | {peaks[1] - peaks[0]:.0f} |", flush=True
+        )
     return int(worst > MOST)
 
 
