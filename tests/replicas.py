@@ -60,8 +60,9 @@ def course(strategy):
     return model, callback
 
 
-def recipe(strategy):
-    return Recipe.from_dict(settings(stages=STAGES, strategy=strategy, baseline=None, export=[]))
+def recipe(strategy, stages=STAGES):
+    changes = {"stages": stages, "strategy": strategy, "baseline": None, "export": []}
+    return Recipe.from_dict(settings(**changes))
 
 
 def ends(ranges):
@@ -110,7 +111,6 @@ def main():
     found["promises"] = [each.what for each in mine.report.broken]
     found["metrics"] = [[each.metrics for each in run.report.stages] for run in (mine, alone)]
     np.savez(file.parent / "course.npz", *one.get_weights())
-    np.savez(file.parent / "recipe.npz", *alone.model.get_weights())
     file.write_text(json.dumps(found), encoding="utf-8")
 
 

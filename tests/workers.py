@@ -25,9 +25,10 @@ def main():
     import compresskit as ck
     from tests.models import mlp
     from tests.replicas import COURSE, recipe
+    from tests.runs import PRUNE
     from tests.training import compiled, inputs_of, labels
 
-    result = ck.compress(None, recipe("multi-worker"), out=folder / f"run-{index}")
+    result = ck.compress(None, recipe("multi-worker", [PRUNE]), out=folder / f"run-{index}")
     np.savez(folder / f"recipe-{index}.npz", *result.model.get_weights())
 
     keras.utils.set_random_seed(1)
