@@ -46,7 +46,7 @@ class Taps:
         Raises:
             UnknownLayer: a place names no layer, or no attention.
         """
-        self._shown = threading.local()
+        self._thread = threading.local()
         self._undo = ExitStack()
         found = [(place, _layer(model, *place)) for place in dict.fromkeys(places)]
         for place, layer in found:
@@ -60,7 +60,7 @@ class Taps:
 
     @property
     def shown(self) -> dict[Place, Any]:
-        return vars(self._shown)
+        return self._thread.__dict__.setdefault("shown", {})
 
     def close(self) -> None:
         """Leaves the model as it was."""
