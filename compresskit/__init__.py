@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from compresskit.benchmarking import bench
     from compresskit.callback import CompressionCallback
     from compresskit.comparison import compare
+    from compresskit.distribution import MultiWorkerMirroredStrategy
     from compresskit.engine import Result, compress
     from compresskit.errors import CompressKitError
     from compresskit.exporting import export
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "CompressKitError": "compresskit.errors",
     "CompressionCallback": "compresskit.callback",
+    "MultiWorkerMirroredStrategy": "compresskit.distribution",
     "Recipe": "compresskit.recipe",
     "Result": "compresskit.engine",
     "bench": "compresskit.benchmarking",
@@ -46,6 +48,7 @@ _HOMES = {
 __all__ = [
     "CompressKitError",
     "CompressionCallback",
+    "MultiWorkerMirroredStrategy",
     "Recipe",
     "Result",
     "bench",

@@ -9,7 +9,7 @@ import re
 import shutil
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -101,17 +101,25 @@ class Checkpoints:
         self._mine = resumed
 
     def training(
-        self, index: int, name: str, epochs: int, attached: Attached | None = None
+        self,
+        index: int,
+        name: str,
+        epochs: int,
+        *,
+        attached: Sequence[Attached] = (),
+        followed: Sequence[keras.callbacks.Callback] = (),
     ) -> Checkpoint | None:
         """That of one training, or None if nothing is kept.
 
         Args:
             index: 0 is the baseline, then the stages.
-            attached: the technique that is trained.
+            attached: the techniques on the model; the last is the one that is trained.
+            followed: callbacks that go by the figures of all epochs.
         """
         if self._folder is None:
             return None
-        return Checkpoint(self, training_folder(self._folder, index, name), index, epochs, attached)
+        folder = training_folder(self._folder, index, name)
+        return Checkpoint(self, folder, index, epochs, attached, followed)
 
     def begin(self, index: int) -> bool:
         """A training begins. Returns whether states of it may be there."""
@@ -179,14 +187,22 @@ class Checkpoint(keras.callbacks.Callback):
     """
 
     def __init__(
-        self, run: Checkpoints, folder: Path, index: int, epochs: int, attached: Attached | None
+        self,
+        run: Checkpoints,
+        folder: Path,
+        index: int,
+        epochs: int,
+        attached: Sequence[Attached],
+        followed: Sequence[keras.callbacks.Callback],
     ):
         super().__init__()
         self.history: dict[str, list[float]] = {}
         self.done = 0
         self._run = run
         self._folder = folder
+        self._epochs = epochs
         self._attached = attached
+        self._followed = followed
         self._started = time.perf_counter()
         self._earlier = 0.0
         self._state: State = {}
@@ -204,7 +220,8 @@ class Checkpoint(keras.callbacks.Callback):
                 self._run.say(f"{self._folder / _NAME.format(epoch)} is damaged: {cause}")
                 (self._folder / _NAME.format(epoch)).unlink()
                 continue
-            self.done = epoch
+            # A training that has learned enough ends before its epochs.
+            self.done = self._epochs if self._state.pop("stopped") else epoch
             self.history = {
                 name: values.tolist() for name, values in _under("history/", self._state).items()
             }
@@ -217,13 +234,19 @@ class Checkpoint(keras.callbacks.Callback):
             how many epochs are done.
         """
         if self.done:
-            if self._attached is not None:
-                self._attached.restore(_under("attached/", self._state))
+            for index, attached in enumerate(self._attached):
+                attached.restore(_under(f"attached/{index}/", self._state))
             # After that: to attach is to hold at once, by what was not restored yet.
             _assign(_own(model), _under("model/", self._state))
             _assign(model.optimizer.variables, _under("optimizer/", self._state))
             self._state = {}
         return self.done
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        for epoch in range(min(self.done, len(next(iter(self.history.values()), ())))):
+            figures = {name: values[epoch] for name, values in self.history.items()}
+            for callback in self._followed:
+                callback.on_epoch_end(epoch, figures)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         for name, value in (logs or {}).items():
@@ -234,14 +257,19 @@ class Checkpoint(keras.callbacks.Callback):
         if not good:
             return  # the last good state stays
         self._run.claim()
-        attached = {} if self._attached is None else self._attached.state()
+        attached = {
+            f"attached/{index}/{name}": values
+            for index, each in enumerate(self._attached)
+            for name, values in each.state().items()
+        }
         save(
             self._folder,
             epoch + 1,
             {
                 "seconds": np.array(self._earlier + time.perf_counter() - self._started),
                 **{f"history/{name}": np.array(values) for name, values in self.history.items()},
-                **{f"attached/{name}": values for name, values in attached.items()},
+                "stopped": np.array(bool(self.model.stop_training)),
+                **attached,
                 **_values("model/", _own(self.model)),
                 **_values("optimizer/", self.model.optimizer.variables),
             },

@@ -5,18 +5,21 @@ from __future__ import annotations
 import platform
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, final
 
 import keras
+import numpy as np
 
 from compresskit import artifacts, classroom, ledger, native, resuming, shrinking
-from compresskit.errors import Problem, RecipeError
+from compresskit.data import Dataset
+from compresskit.distribution import is_chief, training_on, written_once
+from compresskit.errors import Problem, RecipeError, TrainingError
 from compresskit.files import reported_files, staged
 from compresskit.layers import layer_reports, sparsity
-from compresskit.method import Attached
+from compresskit.method import Attached, State
 from compresskit.planning import describe
 from compresskit.preparation import check
 from compresskit.progress import Bars
@@ -105,15 +108,47 @@ def compress(
                 fix="give another name",
             )
         )
+    with (
+        training_on(recipe.strategy, model, locate(("strategy",))),
+        written_once(None if out is None else Path(out)) as folder,
+    ):
+        result = _compress(
+            model,
+            recipe,
+            data=data,
+            out=folder,
+            seed=seed,
+            resume=resume,
+            quiet=quiet or not is_chief(),
+            safe_mode=safe_mode,
+            locate=locate,
+            base=base,
+        )
+        return result if is_chief() else replace(result, artifacts=())
+
+
+def _compress(
+    model: Any,
+    recipe: Recipe,
+    *,
+    data: Any,
+    out: Path | None,
+    seed: int,
+    resume: bool,
+    quiet: bool,
+    safe_mode: bool,
+    locate: Locate,
+    base: Path | None,
+) -> Result:
     if resume:
-        resuming.check_request(None if out is None else Path(out), recipe, seed)
+        resuming.check_request(out, recipe, seed)
     keras.utils.set_random_seed(seed)
     made = check(recipe, model=model, data=data, locate=locate, base=base, safe_mode=safe_mode)
     assert made.model is not None
     assert made.dataset is not None
     assert made.output is not None
     # What an earlier report speaks of and this one will not.
-    stale = reported_files(Path(out)) if out is not None else set()
+    stale = reported_files(out) if out is not None else set()
     started = time.perf_counter()
     run = Run(
         recipe=recipe,
@@ -127,10 +162,8 @@ def compress(
         given=None if model is None else made.model.name,
         session=made.session,
     )
-    run.checkpoints = resuming.opened(
-        run, None if out is None else Path(out), locate, resume=resume
-    )
-    with staged(Path(out)) if out is not None else nullcontext() as folder, run.checkpoints.told():
+    run.checkpoints = resuming.opened(run, out, locate, resume=resume)
+    with staged(out) if out is not None else nullcontext() as folder, run.checkpoints.told():
         run.folder = folder
         measure_baseline(run)
         run.original = classroom.original(run)
@@ -148,9 +181,9 @@ def compress(
         report = _report(run, time.perf_counter() - started + run.checkpoints.earlier)
         if folder is not None:
             _write(run, report, folder)
-    paths = tuple(Path(out) / file.path for file in run.files) if out is not None else ()
+    paths = tuple(out / file.path for file in run.files) if out is not None else ()
     if out is not None:
-        for path in stale - reported_files(Path(out)):
+        for path in stale - reported_files(out):
             path.unlink(missing_ok=True)
     run.checkpoints.clear()
     return Result(model=run.model, ranges=run.ranges, artifacts=paths, report=report)
@@ -160,21 +193,28 @@ def _stage(run: Run, index: int) -> bool:
     """Trains one stage. Returns False if its gate ends the run."""
     stage = run.recipe.stages[index]
     started = time.perf_counter() + run.checkpoints.earlier
-    before = run.model, run.dataset, run.loss, run.model.get_weights()
-    made = native.train(run, index) if run.session is None else tfmot.train(run, index)
-    attached, smaller = made.attached, made.smaller
-    shrunk = [] if smaller is None else shrinking.enter(run, stage, smaller)
-    run.trained = run.answers() if made.answers is None else made.answers
-    measured = run.measure(run.trained, stage.name)
+    before = _Before(
+        model=run.model,
+        dataset=run.dataset,
+        loss=run.loss,
+        weights=run.model.get_weights(),
+        states=[each.state() for _, each in run.attached],
+    )
+    try:
+        made = native.train(run, index) if run.session is None else tfmot.train(run, index)
+        attached, smaller = made.attached, made.smaller
+        shrunk = [] if smaller is None else shrinking.enter(run, stage, smaller)
+        run.trained = run.answers() if made.answers is None else made.answers
+        measured = run.measure(run.trained, stage.name)
+    except TrainingError:
+        # What the stage holds may have been made of weights that were no numbers any more.
+        _undo(run, index, before)
+        raise
     layers = layer_reports(run.model, attached)
     parameters = run.model.count_params()
     verdict = _gate(run, stage, measured)
     if verdict == "rollback":
-        run.attached.pop()
-        attached.detach()
-        run.model, run.dataset, run.loss, weights = before
-        run.model.set_weights(weights)
-        run.trained = None
+        _undo(run, index, before)
         if run.session is not None:
             run.session.quantized = False
     else:
@@ -201,6 +241,28 @@ def _stage(run: Run, index: int) -> bool:
         )
     )
     return verdict != "stop"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Before:
+    """The model before a stage, and what earlier stages had learned beside its weights."""
+
+    model: keras.Model
+    dataset: Dataset
+    loss: Any
+    weights: list[np.ndarray]
+    states: list[State]
+
+
+def _undo(run: Run, index: int, before: _Before) -> None:
+    """Goes back to the model from before a stage."""
+    if run.attached and run.attached[-1][0] is run.recipe.stages[index]:
+        run.attached.pop()[1].detach()
+    run.model, run.dataset, run.loss = before.model, before.dataset, before.loss
+    for (_, attached), state in zip(run.attached, before.states, strict=True):
+        attached.restore(state)
+    run.model.set_weights(before.weights)
+    run.trained = None
 
 
 def _unchanged(stage: Stage, attached: Attached) -> list[Promise]:

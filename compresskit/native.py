@@ -11,6 +11,7 @@ from compresskit.resolution import training_grid
 from compresskit.run import Run
 from compresskit.samples import count, take
 from compresskit.stages import Stage
+from compresskit.stopping import early_stopping
 from compresskit.trained import Trained
 from compresskit.training import fit, learn
 
@@ -42,23 +43,29 @@ def train(run: Run, index: int) -> Trained:
     if lesson is not None and teacher is not None:
         classroom.enter(run, lesson, teacher)
     method = catalog.methods.get(stage.type)(stage)
+    length = length_of(run, stage, lesson.samples if lesson else count(run.dataset.x_train))
     attached = method.attach(
         run.model,
         take(run.dataset.x_train, slice(2)),
         training_grid(run.exports),
-        length_of(run, stage, lesson.samples if lesson else count(run.dataset.x_train)),
+        length,
         shrinking.examples(run),
     )
     run.attached.append((stage, attached))
+    stopping = early_stopping(stage, length)
+    checkpoint = None
+    if stage.epochs:
+        every = [each for _, each in run.attached]
+        checkpoint = run.checkpoints.training(
+            index + 1, stage.name, stage.epochs, attached=every, followed=stopping
+        )
     settings = {
         **settings_of(run, index),
         "loss": run.loss,
         "bars": run.bars,
         "where": stage.name,
-        "callbacks": attached.callbacks,
-        "checkpoint": run.checkpoints.training(index + 1, stage.name, stage.epochs, attached)
-        if stage.epochs
-        else None,
+        "callbacks": [*attached.callbacks, *stopping],
+        "checkpoint": checkpoint,
     }
     history: dict[str, list[float]] = {}
     if lesson is not None and teacher is not None:

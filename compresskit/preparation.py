@@ -11,6 +11,7 @@ import keras
 
 from compresskit import catalog, data
 from compresskit.data import Dataset
+from compresskit.distribution import share_problems
 from compresskit.errors import CompressKitError, Problem, RecipeError, did_you_mean
 from compresskit.fitting import check_fit, known
 from compresskit.lessons import Lesson, find_lesson
@@ -22,6 +23,7 @@ from compresskit.resolution import Resolved, resolve
 from compresskit.samples import count
 from compresskit.selection import Selection
 from compresskit.stages import Distill, Prune, Shrink
+from compresskit.stopping import stopping_problems
 from compresskit.tfmot import loading
 from compresskit.tfmot.session import Session
 
@@ -89,6 +91,9 @@ def _walk(
     """Goes through the stages, each with the model and the samples that it will have."""
     problems: list[Problem] = []
     model, dataset, ids = prepared.model, prepared.dataset, None
+    if recipe.baseline is not None and dataset is not None:
+        size = recipe.baseline.batch_size
+        problems += share_problems(count(dataset.x_train), size, locate(("baseline",)))
     for index, stage in enumerate(recipe.stages):
         samples = count(dataset.x_train) if dataset is not None else 0
         lesson = None
@@ -104,8 +109,13 @@ def _walk(
                 model, dataset, ids = lesson.student or model, lesson.dataset, lesson.first_ids
                 samples = lesson.samples
             prepared.lessons.append(lesson)
+            where = locate(("stages", index, "early_stopping"))
+            problems += stopping_problems(stage, dataset.y_train, where)
         if samples:
-            prepared.steps.append(math.ceil(samples / batch_size(recipe, stage)))
+            size = batch_size(recipe, stage)
+            prepared.steps.append(math.ceil(samples / size))
+            if stage.epochs:
+                problems += share_problems(samples, size, locate(("stages", index)))
         # Of a student that could not be made nothing can be said, and nothing of later stages.
         if isinstance(stage, Distill) and stage.student is not None and lesson is None:
             model = None

@@ -42,6 +42,7 @@ from compresskit.recipe_fields import (
 from compresskit.recipe_overrides import override, stage_names
 from compresskit.recipe_problems import explain
 from compresskit.recipe_rounding import CALIBRATION, ROUNDING, Calibration, Rounding
+from compresskit.recipe_strategy import Strategy, StrategyField
 from compresskit.stage_base import StageBase
 from compresskit.stages import Stage
 
@@ -193,6 +194,12 @@ class Recipe(Record):
         examples=[{"epochs": 5}],
     )
     defaults: Training = Field(default=Training(), description="Training within the stages.")
+    strategy: StrategyField = Field(
+        default=None,
+        description="On which devices the stages train. Default: one, the first GPU if there is "
+        "any.",
+        examples=["mirrored"],
+    )
     stages: Annotated[tuple[Stage, ...], Strict(False)] = Field(
         default=(),
         description="What is done to the model, in this order.",
@@ -203,6 +210,14 @@ class Recipe(Record):
         description="What is written in the end.",
         examples=[[{"target": "edge-cpu"}]],
     )
+
+    @field_validator("strategy")
+    @classmethod
+    def _check_strategy(cls, strategy: Strategy | None, info: ValidationInfo) -> Strategy | None:
+        if strategy is not None and info.data.get("engine") == "tfmot":
+            expected = "no `strategy`: engine tfmot trains on one device"
+            raise wrong(expected, "remove `strategy` or `engine`", others=[("engine",)])
+        return strategy
 
     @field_validator("stages", mode="wrap")
     @classmethod

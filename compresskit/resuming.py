@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from compresskit.checkpoint import RECORD, Checkpoints, drop, saved, training_folder
 from compresskit.data import Dataset
@@ -55,6 +56,9 @@ def check_request(out: Path | None, recipe: Recipe, seed: int) -> None:
     if recipe.engine == "tfmot":
         where, found = "resume", "`engine: tfmot`, which trains in a process of TFMOT's"
         expected = "`engine: native`, which keeps the state of every epoch"
+    elif isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy):
+        where, found = "resume", "several workers"
+        expected = "one process, which keeps the state of every epoch"
     elif out is None:
         where, found, fix = "resume", "no `out`", "name the folder of the interrupted run"
     elif finished(out, recipe, seed):
@@ -145,7 +149,7 @@ def _changed(folder: Path, old: dict[str, Any], new: dict[str, Any], locate: Loc
 
 
 def _where(key: str, folder: Path, locate: Locate) -> str:
-    if key in ("model", "data", "evaluate", "export"):
+    if key in ("model", "data", "strategy", "evaluate", "export"):
         return locate((key,))
     return f"resume {folder}" if key == "versions" else key
 
@@ -177,6 +181,7 @@ def _record(run: Run) -> dict[str, Any]:
         "seed": run.seed,
         "model": _digest(_model(run.model)),
         "data": _digest(_data(run.dataset)),
+        "strategy": recipe.strategy and recipe.strategy.model_dump(mode="json"),
         "evaluate": recipe.evaluate.model_dump(mode="json"),
         "loss": recipe.defaults.loss,
         # Training rounds to the grid of the first export.

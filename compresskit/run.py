@@ -13,6 +13,7 @@ import numpy as np
 from compresskit import metrics
 from compresskit.checkpoint import Checkpoints
 from compresskit.data import Dataset
+from compresskit.distribution import agreed
 from compresskit.errors import Problem, TrainingError
 from compresskit.labels import label_of
 from compresskit.ledger import Kept
@@ -96,7 +97,7 @@ class Run:
                     fix="try a lower learning_rate, or check the model that was given",
                 )
             )
-        return {self.metric: metrics.METRICS[self.metric](outputs, self.labels)}
+        return {self.metric: agreed(metrics.METRICS[self.metric](outputs, self.labels))}
 
     def drop(self, measured: dict[str, float]) -> float:
         """How much of the metric is lost against the baseline; below zero is a gain."""
@@ -186,7 +187,7 @@ def against(model: keras.Model, x: Samples) -> Callable[[keras.Model], float]:
     first = _float32(model, x)
 
     def ratio(other: keras.Model) -> float:
-        return interleaved([first, _float32(other, x)], [x, x])[1].ratio()
+        return agreed(interleaved([first, _float32(other, x)], [x, x])[1].ratio())
 
     return ratio
 

@@ -38,6 +38,19 @@ class Gate(Record):
     )
 
 
+class EarlyStopping(Record):
+    """When a stage has learned enough.
+
+    A schedule always comes to its end: only the epochs after it count.
+    """
+
+    monitor: Literal["loss", "accuracy"] = Field(
+        default="loss", description="Figure of the training samples; no others are looked at."
+    )
+    patience: Count = Field(default=1, description="Epochs without improvement that end it.")
+    min_delta: Drop = Field(default=0.0, description="Smallest change that is an improvement.")
+
+
 class StageBase(Record):
     """What every stage has. A stage is a record of one `type`, the settings of one method."""
 
@@ -71,6 +84,11 @@ class TrainingStage(StageBase):
     )
     batch_size: Count | None = Field(
         default=None, description="Instead of the defaults'.", examples=[128]
+    )
+    early_stopping: EarlyStopping | None = Field(
+        default=None,
+        description="End the stage before its `epochs`. Default: never.",
+        examples=[{"monitor": "loss", "patience": 2}],
     )
 
 

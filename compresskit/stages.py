@@ -252,6 +252,7 @@ class PTQ(Selecting):
     optimizer: ClassVar[None] = None
     learning_rate: ClassVar[None] = None
     learning_rate_schedule: ClassVar[None] = None
+    early_stopping: ClassVar[None] = None
     learning: ClassVar[None] = None
 
     type: Literal["ptq"] = "ptq"

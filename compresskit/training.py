@@ -24,6 +24,7 @@ from compresskit.metrics import reading
 from compresskit.outputs import output_names
 from compresskit.progress import Bars, Update
 from compresskit.samples import count, joined, take
+from compresskit.stopping import LastGood
 
 
 def loss_for(name: str, model: keras.Model, dataset: Dataset) -> Any:
@@ -139,7 +140,8 @@ def fit(
             samples is the seed's: Keras gives arrays in one and the same in every epoch.
 
     Raises:
-        TrainingError: the loss or a weight became infinite or not a number.
+        TrainingError: the loss or a weight became infinite or not a number; the model has the
+            weights of the last epoch in which all was well, or of before.
     """
     keras.utils.set_random_seed(seed)
     made = keras.optimizers.get({"class_name": optimizer, "config": {}})
@@ -162,6 +164,7 @@ def fit(
     few = (take(dataset.x_train, slice(2)), take(dataset.y_train, slice(2)))
     model._symbolic_build(data_batch=few if feed is None else feed[0])
     done = 0 if checkpoint is None else checkpoint.restore(model)
+    last_good = LastGood()
     with bars.task(where, epochs * steps) as update:
         history = model.fit(
             **batches,
@@ -170,7 +173,7 @@ def fit(
             verbose=0,
             callbacks=[
                 *callbacks,
-                _StopAtNaN(),
+                last_good,
                 _Bar(update, done * steps),
                 *([checkpoint] if checkpoint else []),
             ],
@@ -189,6 +192,7 @@ def fit(
     elif not all(np.isfinite(variable.numpy()).all() for variable in model.trainable_variables):
         found = "weights that are infinite or not a number"
     if found is not None:
+        last_good.restore()
         raise TrainingError(
             Problem(
                 where=where,
@@ -198,15 +202,6 @@ def fit(
             )
         )
     return {key: [float(value) for value in values] for key, values in history.items()}
-
-
-@final
-class _StopAtNaN(keras.callbacks.Callback):
-    """Keras's TerminateOnNaN, but silent."""
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if not math.isfinite((logs or {}).get("loss", 0.0)):
-            self.model.stop_training = True
 
 
 @final

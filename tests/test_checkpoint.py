@@ -38,7 +38,7 @@ def train(name, folder, *, resumed=False):
         model, data.x_train[:2], Grid(), Length(epochs=2, steps_per_epoch=4), Examples()
     )
     run = Checkpoints(folder, {}, resumed=resumed)
-    state = run.training(1, "stage", 2, attached)
+    state = run.training(1, "stage", 2, attached=[attached])
 
     history = fit(
         model,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from compresskit import recipe_distill, recipe_rounding, stage_base, stages
+from compresskit import recipe_distill, recipe_rounding, recipe_strategy, stage_base, stages
 from compresskit.recipe import Recipe
 from compresskit.recipe_fields import Record
 from compresskit.report import records
@@ -63,7 +63,8 @@ def test_every_recipe_key_is_explained():
     every |= keys(stages.Sparsity) | keys(stages.Cluster) | keys(stages.Distill)
     every |= keys(stages.Shrink) | keys(stages.Amount) | keys(stages.PTQ)
     every |= keys(recipe_rounding.Calibration) | keys(recipe_rounding.Rounding)
-    every |= keys(recipe_distill.Features)
+    every |= keys(recipe_distill.Features) | keys(recipe_strategy.Strategy)
+    every |= keys(stage_base.EarlyStopping)
     for field in ("evaluate", "defaults"):
         every |= keys(Recipe.model_fields[field].annotation)
     missing = sorted(key for key in every if not re.search(rf"\b{key}\b", text))

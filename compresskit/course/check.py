@@ -16,14 +16,13 @@ from compresskit.exporting import declared_sample, precision_of
 from compresskit.lessons import OWN
 from compresskit.preparation import schedule_problems
 from compresskit.recipe import Recipe
-from compresskit.recipe_distill import Logits
 from compresskit.recipe_source import Locate, render
 from compresskit.resolution import resolve
 from compresskit.samples import take
 from compresskit.stages import PTQ, QAT, Distill, Shrink, Stage
 
 # What a loop decides that is not ours.
-_THEIRS = ("optimizer", "learning_rate", "learning_rate_schedule", "batch_size")
+_THEIRS = ("optimizer", "learning_rate", "learning_rate_schedule", "batch_size", "early_stopping")
 Stages = Recipe | str | Path | Sequence[Mapping[str, Any]]
 
 
@@ -262,17 +261,6 @@ def _lesson(
         terms = comparisons(learning, taught, model, few, labels, where=locate(inner))
     except CompressKitError as error:
         return list(error.problems)
-    inside = [each for each in learning.losses if not isinstance(each, Logits)]
-    if inside and model.distribute_strategy.num_replicas_in_sync > 1:
-        # Replicas take turns, and what one shows would be taken for what another does.
-        return [
-            Problem(
-                where=locate((*inner, "losses")),
-                found=f"{inside[0].type} of a model with several replicas",
-                expected="answers alone",
-                fix="compare `logits` alone, or train on one device",
-            )
-        ]
     if any(getattr(each.loss, "projection", None) is not None for each in terms):
         return [
             Problem(

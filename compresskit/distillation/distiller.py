@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, final
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from compresskit.distillation.taps import Place, Taps
@@ -129,7 +130,8 @@ class Distiller(keras.distillation.Distiller):
         self.student_loss_tracker.update_state(labelled)
         self.distillation_loss_tracker.update_state(compared)
         self.total_loss_tracker.update_state(total)
-        return total
+        # The gradients of replicas are summed up.
+        return total / tf.distribute.get_strategy().num_replicas_in_sync
 
     def _compared(self, x: Any, y_pred: Any) -> Any:
         """The weighted sum of what is held against the teacher."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Any, final
@@ -36,7 +37,8 @@ class Taps:
     """Writes down what a model shows at some places while it is called.
 
     Attributes:
-        shown: the tensor of each place, of the last call.
+        shown: the tensor of each place, of the last call in this thread: replicas of a strategy
+            have one each.
     """
 
     def __init__(self, model: keras.Model, places: Iterable[Place]):
@@ -44,7 +46,7 @@ class Taps:
         Raises:
             UnknownLayer: a place names no layer, or no attention.
         """
-        self.shown: dict[Place, Any] = {}
+        self._thread = threading.local()
         self._undo = ExitStack()
         found = [(place, _layer(model, *place)) for place in dict.fromkeys(places)]
         for place, layer in found:
@@ -55,6 +57,10 @@ class Taps:
                     # In one piece Keras may not compute its weights at all.
                     self._undo.enter_context(written_out({layer: hide_far}))
             self._tap(place, operation)
+
+    @property
+    def shown(self) -> dict[Place, Any]:
+        return self._thread.__dict__.setdefault("shown", {})
 
     def close(self) -> None:
         """Leaves the model as it was."""

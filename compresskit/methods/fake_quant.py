@@ -99,8 +99,8 @@ class ActivationRange:
         )
 
     def __call__(self, values: Any) -> Any:
-        if self.fixed is None and tf.distribute.get_strategy().num_replicas_in_sync > 1:
-            # Replicas cannot meet inside a branch.
+        if self.fixed is None and tf.distribute.has_strategy():
+            # Replicas cannot meet inside a branch, not even one with itself.
             self._observe(values, self.observing)
         elif self.fixed is None:
             tf.cond(self.observing, lambda: self._observe(values), tf.no_op)

@@ -107,6 +107,8 @@ def _stage(stage: Stage) -> Iterable[tuple[str, str, str]]:
     if isinstance(stage, (Shrink, Distill, PTQ)):
         yield "type", f"a stage of type {stage.type}", "remove the stage"
         return
+    if stage.early_stopping is not None:
+        yield "early_stopping", "a stage that may end early", "remove `early_stopping`"
     if stage.learning is not None:
         yield "distill", "a teacher", "remove `distill`"
     if isinstance(stage, Prune) and stage.method != "magnitude":
