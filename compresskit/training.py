@@ -150,8 +150,9 @@ def fit(
     )
     # Keras makes the state of the optimizer and the metrics while it traces the step, and then has
     # to trace it again: for a small network that is most of a short training.
+    # One step of a few samples makes it without tracing.
     few = (take(dataset.x_train, slice(2)), take(dataset.y_train, slice(2)))
-    model._symbolic_build(data_batch=few if feed is None else feed[0])
+    make_state(model, few if feed is None else feed[0])
     with bars.task(where, epochs * steps) as update:
         history = model.fit(
             **batches,
@@ -180,6 +181,20 @@ def fit(
             )
         )
     return {key: [float(value) for value in values] for key, values in history.items()}
+
+
+def make_state(model: keras.Model, batch: Any) -> None:
+    """Makes the state of what a model was compiled with.
+
+    Args:
+        batch: as `fit` takes it: samples, labels and, maybe, weights.
+    """
+    x, y, weights = keras.utils.unpack_x_y_sample_weight(batch)
+    answers = model(x, training=False)
+    model.compute_loss(x=x, y=y, y_pred=answers, sample_weight=weights)
+    model.compute_metrics(x, y, answers, sample_weight=weights)
+    model.reset_metrics()
+    model.optimizer.build(model.trainable_variables)
 
 
 @final

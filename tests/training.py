@@ -14,6 +14,7 @@ from compresskit.methods.quantize import Quantization
 from compresskit.ranges import Range
 from compresskit.stages import QAT, Prune
 from compresskit.target import Grid
+from compresskit.training import make_state
 from tests.models import CLASSES, MODELS, SEQUENCE_MODELS, sequences
 
 SAMPLES = 64
@@ -48,7 +49,7 @@ def fit(model: keras.Model, x: np.ndarray, *attached: Attached, epochs: int = 2)
     callbacks = [callback for each in attached for callback in each.callbacks]
     model.make_train_function(force=True)
     # As the package trains: what makes its state while it is traced is traced twice.
-    model._symbolic_build(data_batch=(x[:2], labels(2)))
+    make_state(model, (x[:2], labels(2)))
     model.fit(x, labels(len(x)), epochs=epochs, batch_size=BATCH, verbose=0, callbacks=callbacks)
 
 
