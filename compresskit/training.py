@@ -149,8 +149,8 @@ def fit(
         else {"x": feed, "shuffle": False}
     )
     # Keras makes the state of the optimizer and the metrics while it traces the step, and then has
-    # to trace it again: for a small network that is most of a short training.
-    # One step of a few samples makes it without tracing.
+    # to trace it again: for a small network that is most of a short training. A few samples make it
+    # without tracing.
     few = (take(dataset.x_train, slice(2)), take(dataset.y_train, slice(2)))
     make_state(model, few if feed is None else feed[0])
     with bars.task(where, epochs * steps) as update:
@@ -189,6 +189,10 @@ def make_state(model: keras.Model, batch: Any) -> None:
     Args:
         batch: as `fit` takes it: samples, labels and, maybe, weights.
     """
+    if model.distribute_strategy.num_replicas_in_sync > 1:
+        # Replicas can only add up what they count inside a step.
+        model._symbolic_build(data_batch=batch)
+        return
     x, y, weights = keras.utils.unpack_x_y_sample_weight(batch)
     answers = model(x, training=False)
     model.compute_loss(x=x, y=y, y_pred=answers, sample_weight=weights)
