@@ -10,6 +10,7 @@ from typing import Any, final
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from compresskit.checkpoint import Checkpoint
 from compresskit.data import Dataset
@@ -160,9 +161,10 @@ def fit(
         else {"x": feed, "shuffle": False}
     )
     # Keras makes the state of the optimizer and the metrics while it traces the step, and then has
-    # to trace it again: for a small network that is most of a short training.
+    # to trace it again: for a small network that is most of a short training. A few samples make it
+    # without tracing.
     few = (take(dataset.x_train, slice(2)), take(dataset.y_train, slice(2)))
-    model._symbolic_build(data_batch=few if feed is None else feed[0])
+    make_state(model, few if feed is None else feed[0])
     done = 0 if checkpoint is None else checkpoint.restore(model)
     last_good = LastGood()
     with bars.task(where, epochs * steps) as update:
@@ -202,6 +204,24 @@ def fit(
             )
         )
     return {key: [float(value) for value in values] for key, values in history.items()}
+
+
+def make_state(model: keras.Model, batch: Any) -> None:
+    """Makes the state of what a model was compiled with.
+
+    Args:
+        batch: as `fit` takes it: samples, labels and, maybe, weights.
+    """
+    if tf.distribute.has_strategy():
+        # Replicas can only add up what they count inside a step.
+        model._symbolic_build(data_batch=batch)
+        return
+    x, y, weights = keras.utils.unpack_x_y_sample_weight(batch)
+    answers = model(x, training=False)
+    model.compute_loss(x=x, y=y, y_pred=answers, sample_weight=weights)
+    model.compute_metrics(x, y, answers, sample_weight=weights)
+    model.reset_metrics()
+    model.optimizer.build(model.trainable_variables)
 
 
 @final

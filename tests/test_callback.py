@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 
 import keras
 import numpy as np
@@ -17,6 +18,8 @@ from compresskit.stages import Prune
 from tests.models import MODELS, SEQUENCE_MODELS, cnn, mlp, subclassed
 from tests.training import BATCH, FOLDED, STEPS, calls, compiled, inputs_of, labels
 
+# Where the way to train does not matter: tracing a step takes longer than a few of them.
+eager = functools.partial(compiled, run_eagerly=True)
 PRUNE = {"type": "prune", "sparsity": 0.5, "frequency": "1st", "end": "100%"}
 CLUSTER = {"type": "cluster", "clusters": 8}
 QAT = {"type": "qat"}
@@ -40,7 +43,7 @@ def zeros(model, name="fc1"):
 
 
 def problems_of(stages, model=None, *, epochs=2, **settings):
-    model = model or compiled(mlp())
+    model = model or eager(mlp())
     with pytest.raises(RecipeError) as caught:
         fit(model, ck.CompressionCallback(stages, **settings), epochs=epochs)
     assert plain(model)
@@ -51,7 +54,7 @@ def problems_of(stages, model=None, *, epochs=2, **settings):
 
 
 def test_figures_land_in_every_log(tmp_path):
-    model = compiled(mlp())
+    model = eager(mlp())
     callback = ck.CompressionCallback([PRUNE, {**CLUSTER, "epochs": 1}, QAT])
     log = keras.callbacks.CSVLogger(tmp_path / "log.csv")
     history = fit(model, callback, epochs=4, callbacks=[log], validation_data=(X, Y))
@@ -68,7 +71,7 @@ def test_figures_land_in_every_log(tmp_path):
 
 
 def test_the_model_is_plain_and_what_it_promised():
-    model = compiled(mlp())
+    model = eager(mlp())
     callback = ck.CompressionCallback([PRUNE, QAT], target="edge-cpu", precision="int8", sample=X)
     fit(model, callback)
     result = callback.result()
@@ -111,7 +114,7 @@ def test_the_file_keeps_the_promises(name, tmp_path):
 
 
 def test_a_file_that_breaks_a_promise_is_not_written(tmp_path):
-    model = compiled(mlp())
+    model = eager(mlp())
     callback = ck.CompressionCallback([PRUNE])
     fit(model, callback, epochs=1)
     with pytest.raises(RecipeError, match="a name of `compresskit list targets`"):
@@ -211,7 +214,7 @@ def test_schedules_run_by_batches():
 
 
 def test_what_is_held_is_held_to_the_end():
-    model = compiled(mlp(), keras.optimizers.Adam(0.01))
+    model = eager(mlp(), keras.optimizers.Adam(0.01))
     callback = ck.CompressionCallback([PRUNE])
     assert fit(model, callback, epochs=3)["sparsity"] == pytest.approx([0.5] * 3, abs=1e-3)
     assert callback.result().broken == ()
@@ -295,7 +298,7 @@ def test_a_teacher_of_another_shape_or_width():
 def test_the_teacher_that_is_given():
     teacher = mlp()
     before = teacher.get_weights()
-    model = compiled(mlp(), keras.optimizers.Adam(0.01))
+    model = eager(mlp(), keras.optimizers.Adam(0.01))
     stage = {"type": "distill", "alpha": 1.0, "losses": [
         {"type": "logits"}, {"type": "features", "layers": {"fc1": "fc1"}}]}  # fmt: skip
     history = fit(
@@ -311,7 +314,7 @@ def test_the_teacher_that_is_given():
 
 
 def test_a_loss_that_is_no_number():
-    model = compiled(mlp())
+    model = eager(mlp())
     good = []
 
     class Break(keras.callbacks.Callback):
@@ -340,7 +343,7 @@ class Interrupt(keras.callbacks.Callback):
 
 
 def test_an_interrupted_fit():
-    model = compiled(mlp())
+    model = eager(mlp())
     callback = ck.CompressionCallback([PRUNE, QAT], target="edge-cpu", precision="int8")
     with pytest.raises(KeyboardInterrupt):
         fit(model, callback, callbacks=[Interrupt(1)])
@@ -353,7 +356,7 @@ def test_an_interrupted_fit():
 
 
 def test_the_next_fit_after_an_interruption():
-    model = compiled(mlp())
+    model = eager(mlp())
     with pytest.raises(KeyboardInterrupt):
         fit(model, ck.CompressionCallback([PRUNE, CLUSTER]), callbacks=[Interrupt(1)])
     again = ck.CompressionCallback([PRUNE])
@@ -363,7 +366,7 @@ def test_the_next_fit_after_an_interruption():
 
 
 def test_training_that_ends_early():
-    model = compiled(mlp())
+    model = eager(mlp())
     stop = keras.callbacks.EarlyStopping("sparsity", mode="max", patience=0, baseline=1.0)
     callback = ck.CompressionCallback([{**PRUNE, "epochs": 3}])
     with pytest.warns(UserWarning, match="training ended after 2 of the 3 epochs"):

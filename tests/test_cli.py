@@ -27,7 +27,6 @@ from tests.runs import (
     finished,
     names_in,
     one_stage,
-    python,
     recipe_file,
     report_in,
     saved_weights,
@@ -450,24 +449,24 @@ class TestProcesses:
             np.testing.assert_array_equal(first, second)
         assert not all(map(np.array_equal, weights[0], weights[2]))
 
-    def test_tutorial(self, tmp_path):
+    def test_tutorial(self, tmp_path, monkeypatch):
         """A script that knows nothing but Keras, then two commands."""
         try:
             load("fashion-mnist")
         except DataError as error:
             pytest.skip(f"{error.problems[0].found}: {error.problems[0].fix}")
-        (tmp_path / "make.py").write_text(TUTORIAL)
-        python((tmp_path / "make.py").read_text(), cwd=tmp_path)
+        monkeypatch.chdir(tmp_path)
+        exec(TUTORIAL, {"__name__": "__main__"})
         recipe = tmp_path / "r.yaml"
-        status, out, _ = finished(start("init", "m.keras", "--out", recipe, cwd=tmp_path))
-        assert (status, out) == (0, "")
+        made = command("init", "m.keras", "--out", recipe)
+        assert (made.exit_code, made.stdout) == (0, "")
         written_recipe = yaml.safe_load(recipe.read_text())
         assert (written_recipe["model"], written_recipe["data"]) == ("m.keras", "fashion-mnist")
         assert len(ck.plan(recipe).stages) == 2  # unchanged, with all 60,000 pictures
         (tmp_path / "few.py").write_text(FEW)
         words = ["--set", "stages.sparsify.epochs=1", "--set", "stages.quantize.epochs=1"]
         words += ["--set", "data={builder: few:data}", "--set", "stages.sparsify.frequency=2st"]
-        status, out, err = finished(start("apply", recipe, *words, cwd=tmp_path))
+        status, _, err = finished(start("apply", recipe, *words, cwd=tmp_path))
         assert status in (0, 1), err  # ten steps may cost more accuracy than the recipe allows
         assert "Traceback" not in err
         report = report_in(tmp_path / "runs" / "m")

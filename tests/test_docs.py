@@ -11,10 +11,20 @@ from pathlib import Path
 import pytest
 import yaml
 
-from compresskit import recipe_distill, recipe_rounding, recipe_strategy, stage_base, stages
+import compresskit as ck
+from compresskit import (
+    catalog,
+    recipe_distill,
+    recipe_rounding,
+    recipe_strategy,
+    stage_base,
+    stages,
+)
 from compresskit.recipe import Recipe
 from compresskit.recipe_fields import Record
+from compresskit.registry import Registry
 from compresskit.report import records
+from compresskit.structure import follow
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -29,8 +39,36 @@ def blocks(language: str) -> list[tuple[str, str]]:
     return found
 
 
-@pytest.mark.parametrize(("document", "code"), blocks("python"))
-def test_python_runs(document, code, tmp_path):
+@pytest.fixture
+def as_they_were(monkeypatch):
+    """What a document registers is taken away again."""
+    for registry in vars(catalog).values():
+        if isinstance(registry, Registry):
+            monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    monkeypatch.setattr(follow, "RULES", follow.RULES.copy())
+
+
+# The first that a reader runs; and what must come before TensorFlow computes anything.
+ALONE = ("README.md", "distribution.md")
+
+
+@pytest.mark.usefixtures("as_they_were")
+@pytest.mark.parametrize(
+    ("document", "code"), [each for each in blocks("python") if each[0] not in ALONE]
+)
+def test_python_runs(document, code, tmp_path, monkeypatch):
+    """In this process, which has TensorFlow and a converter already; with names of its own."""
+    monkeypatch.chdir(tmp_path)
+    # Modules that other tests have loaded are attributes, too.
+    assert set(re.findall(r"\bck\.(\w+)", code)) <= set(ck.__all__)
+    exec(compile(code, document, "exec"), {"__name__": "__main__"})
+
+
+@pytest.mark.parametrize(
+    ("document", "code"), [each for each in blocks("python") if each[0] in ALONE]
+)
+def test_python_runs_alone(document, code, tmp_path):
+    """In a process that has loaded nothing."""
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
     )

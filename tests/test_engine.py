@@ -37,6 +37,9 @@ from tests.training import FOLDED, calls, compiled, fit, inputs_of
 
 SEQUENCES = ("lstm", "gru", "tiny_bert")
 ALL = {**MODELS, **{name: SEQUENCE_MODELS[name] for name in SEQUENCES}}
+# A file of each of the others is held against what was trained in test_methods_quantize.py,
+# test_tflite_convert.py and test_tflite_match.py.
+RUNS = [name for name in ALL if name not in ("conv1d", "transpose", "concat")]
 FILES = ["edge-cpu-dynamic.tflite", "edge-cpu-int8.tflite"]
 LEFT_BEHIND = [*FILES, "model.keras", "recipe.resolved.yaml", "report.html", "report.json"]
 FLOATS = {"target": "edge-cpu", "precision": "float32"}
@@ -94,9 +97,9 @@ def runs(tmp_path_factory):
 
 
 class TestModels:
-    """Pruning, quantization and two files, for every kind of model."""
+    """Pruning, quantization and two files, for each kind of model."""
 
-    @pytest.mark.parametrize("name", ALL)
+    @pytest.mark.parametrize("name", RUNS)
     def test_every_promise_is_kept(self, runs, name):
         result, folder = runs(name)
         assert result.report.broken == ()
@@ -113,7 +116,7 @@ class TestModels:
         assert pruned
         assert promised >= {f"sparsity of {path} in {file}" for path in pruned for file in FILES}
 
-    @pytest.mark.parametrize("name", ALL)
+    @pytest.mark.parametrize("name", RUNS)
     def test_zeros_are_in_the_files(self, runs, name):
         result, _ = runs(name)
         reports = {path.name: ck.inspect(path) for path in result.artifacts}
@@ -132,7 +135,7 @@ class TestModels:
             )
             assert seen.sparsity * size >= pruned - 1e-6
 
-    @pytest.mark.parametrize("name", ALL)
+    @pytest.mark.parametrize("name", RUNS)
     def test_three_agree(self, runs, name):
         """The model as trained, as detached, and its file."""
         _, folder = runs(name)
@@ -153,7 +156,7 @@ class TestModels:
         assert again == pytest.approx(integer["metrics"]["accuracy"])
         assert again == pytest.approx(report["stages"][-1]["metrics"]["accuracy"], abs=0.05)
 
-    @pytest.mark.parametrize("name", ALL)
+    @pytest.mark.parametrize("name", RUNS)
     def test_the_report_has_its_keys(self, runs, name):
         _, folder = runs(name)
         report = report_in(folder)
@@ -166,7 +169,7 @@ class TestModels:
         assert report["versions"]["tensorflow"]
         assert "<html" in (folder / "report.html").read_text(encoding="utf-8")
 
-    @pytest.mark.parametrize("name", ALL)
+    @pytest.mark.parametrize("name", RUNS)
     def test_the_model_is_plain(self, runs, name):
         result, folder = runs(name)
         assert is_plain(result.model)

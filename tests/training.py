@@ -14,11 +14,13 @@ from compresskit.methods.quantize import Quantization
 from compresskit.ranges import Range
 from compresskit.stages import QAT, Prune
 from compresskit.target import Grid
+from compresskit.training import make_state
 from tests.models import CLASSES, MODELS, SEQUENCE_MODELS, sequences
 
 SAMPLES = 64
 BATCH = 16
 STEPS = SAMPLES // BATCH
+FEW = 10
 # Until a model of sequences has learned its samples, it answers all of them alike, and a
 # file that agrees with it shows nothing.
 WARM_UP = 30
@@ -44,11 +46,16 @@ def compiled(model: keras.Model, optimizer="adam", **kwargs) -> keras.Model:
 
 
 def fit(model: keras.Model, x: np.ndarray, *attached: Attached, epochs: int = 2) -> None:
-    """Trains a compiled model with the callbacks of what is attached to it."""
+    """Trains a compiled model with the callbacks of what is attached to it.
+
+    A few steps are run eagerly: to trace one takes longer than to run ten, but for loops over time.
+    Whole runs, as those of `tests/test_engine.py`, train every kind of model as the package does.
+    """
     callbacks = [callback for each in attached for callback in each.callbacks]
+    loops = any(isinstance(layer, keras.layers.RNN) for layer in model._flatten_layers())
+    model.run_eagerly = epochs * len(x) <= FEW * BATCH and not loops
     model.make_train_function(force=True)
-    # As the package trains: what makes its state while it is traced is traced twice.
-    model._symbolic_build(data_batch=(x[:2], labels(2)))
+    make_state(model, (x[:2], labels(2)))
     model.fit(x, labels(len(x)), epochs=epochs, batch_size=BATCH, verbose=0, callbacks=callbacks)
 
 

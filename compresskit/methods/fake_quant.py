@@ -99,35 +99,62 @@ class ActivationRange:
         )
 
     def __call__(self, values: Any) -> Any:
-        if self.fixed is None and tf.distribute.has_strategy():
-            # Replicas cannot meet inside a branch, not even one with itself.
-            self._observe(values, self.observing)
-        elif self.fixed is None:
-            tf.cond(self.observing, lambda: self._observe(values), tf.no_op)
+        if self.fixed is None:
+            self._observe(values)
         rounded = fake_quant_activation(values, self.low, self.high, self.bits)
         if self.positive:
             step = (self.high - self.low) / (2**self.bits - 1)
             rounded = tf.maximum(rounded, tf.cast(step, rounded.dtype))
         return rounded
 
-    def _observe(self, values: Any, moves: Any = True) -> Any:
-        values = tf.stop_gradient(tf.cast(values, tf.float32))
-        # Zero is always inside: padding and ReLU need it to be a point of the grid.
-        seen = tf.stack(
-            [tf.minimum(tf.reduce_min(values), 0.0), tf.maximum(tf.reduce_max(values), 0.0)]
-        )
-        low, high = tf.unstack(_on_all_replicas(seen))
-        for variable, now in ((self.low, low), (self.high, high)):
-            # The first batch sets the range; an average from zero would clip for long.
-            moved = variable * self.decay + now * (1.0 - self.decay)
-            moved = tf.where(tf.equal(variable, 0.0), now, moved)
-            variable.assign(tf.where(moves, moved, variable))
-        return tf.no_op()
+    def _observe(self, values: Any) -> None:
+        values = tf.reshape(tf.stop_gradient(tf.cast(values, tf.float32)), [-1])
+        before = tf.stack([self.low, self.high])
+        decay = tf.constant([self.decay, 1.0 - self.decay])
+        if tf.distribute.has_strategy():
+            # Replicas cannot meet inside a function or a branch, not even one with itself.
+            moved = _moved(before, _on_all_replicas(_extremes(values)), decay)
+            moved = tf.where(self.observing, moved, before)
+        else:
+            moved = _observed(values, before, decay, self.observing)
+        low, high = tf.unstack(moved)
+        self.low.assign(low)
+        self.high.assign(high)
 
     @property
     def range(self) -> tuple[float, float]:
         """Lowest and highest value as they stand."""
         return float(self.low.numpy()), float(self.high.numpy())
+
+
+# Traced once for all ranges of a process: to trace it for each takes longer than a short training.
+@tf.function(
+    autograph=False,
+    input_signature=[
+        tf.TensorSpec([None], tf.float32),
+        tf.TensorSpec([2], tf.float32),
+        tf.TensorSpec([2], tf.float32),
+        tf.TensorSpec([], tf.bool),
+    ],
+)
+def _observed(values: Any, before: Any, decay: Any, observing: Any) -> Any:
+    """A range, lowest and highest value, after it has seen `values` if it is observing."""
+    return tf.cond(
+        observing, lambda: _moved(before, _extremes(values), decay), lambda: tf.identity(before)
+    )
+
+
+def _extremes(values: Any) -> Any:
+    # Zero is always inside: padding and ReLU need it to be a point of the grid.
+    return tf.stack(
+        [tf.minimum(tf.reduce_min(values), 0.0), tf.maximum(tf.reduce_max(values), 0.0)]
+    )
+
+
+def _moved(before: Any, seen: Any, decay: Any) -> Any:
+    # The first batch sets the range; an average from zero would clip for long.
+    moved = before * decay[0] + seen * decay[1]
+    return tf.where(tf.equal(before, 0.0), seen, moved)
 
 
 def _on_all_replicas(seen: Any) -> Any:

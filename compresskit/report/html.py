@@ -5,6 +5,7 @@ The same report gives the same bytes.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +27,22 @@ def render(report: Report) -> str:
     Example:
         >>> Path("report.html").write_text(render(report), encoding="utf-8")  # doctest: +SKIP
     """
+    return _template().render(
+        report=report,
+        metrics=_metrics(report),
+        metric_plot=_metric_plot(report),
+        size_plot=_size_plot(report),
+        layer_views=[_layer_view(index, stage) for index, stage in enumerate(report.stages)],
+        last_kept=_last_kept(report),
+        curve_views=[
+            (stage, tuple(_curves(index, stage))) for index, stage in enumerate(report.stages)
+        ],
+        artifact_names=[artifact_name(artifact) for artifact in report.artifacts],
+    )
+
+
+@functools.cache
+def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -41,18 +58,7 @@ def render(report: Report) -> str:
         breakable=_breakable,
     )
     source = resources.files("compresskit.report").joinpath(_TEMPLATE).read_text("utf-8")
-    return environment.from_string(source).render(
-        report=report,
-        metrics=_metrics(report),
-        metric_plot=_metric_plot(report),
-        size_plot=_size_plot(report),
-        layer_views=[_layer_view(index, stage) for index, stage in enumerate(report.stages)],
-        last_kept=_last_kept(report),
-        curve_views=[
-            (stage, tuple(_curves(index, stage))) for index, stage in enumerate(report.stages)
-        ],
-        artifact_names=[artifact_name(artifact) for artifact in report.artifacts],
-    )
+    return environment.from_string(source)
 
 
 def artifact_name(artifact: ArtifactReport) -> str:

@@ -140,8 +140,11 @@ def predictions(
 
     spec = each(inputs, lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype))
     with in_float32(model), applied(model, ranges):
-        function = tf.function(call, autograph=False).get_concrete_function(spec)
         starts = range(0, count(inputs), batch_size)
+        # To trace a model takes longer than to run it once.
+        function = call
+        if len(starts) > 1:
+            function = tf.function(call, autograph=False).get_concrete_function(spec)
         batches = [take(inputs, slice(start, start + batch_size)) for start in starts]
         parts = [function(each(batch, tf.constant)) for batch in batches]
     return np.concatenate([np.asarray(keras.tree.flatten(part)[output]) for part in parts])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,4 +79,7 @@ def _batches(samples: dict[str, Any]) -> Callable[[], Any]:
 
 
 if __name__ == "__main__":
+    # TensorFlow loads Keras if it can, and Keras whatever it works with: two fifths of the time
+    # until the first conversion, which needs none of them.
+    sys.modules["keras"] = None  # type: ignore[assignment]
     serve(convert)
