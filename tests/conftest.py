@@ -27,3 +27,13 @@ def keras_seed():
     yield
     if "keras" in sys.modules:
         sys.modules["keras"].backend.clear_session(free_memory=False)  # collecting takes 0.4 s
+
+
+@pytest.fixture(autouse=True, scope="session")
+def keras_3():
+    """After whatever tests a process has run, `tf.keras` in it is still that of Keras 3."""
+    yield
+    assert not {"tf_keras", "tensorflow_model_optimization"} & set(sys.modules)
+    assert "TF_USE_LEGACY_KERAS" not in os.environ
+    if "tensorflow" in sys.modules:
+        assert sys.modules["tensorflow"].keras.__version__.startswith("3")

@@ -79,6 +79,7 @@ BROKEN = Promise(
 )
 REPORT = Report(
     recipe="lenet-prune",
+    engine="native",
     seed=7,
     model="lenet",
     data="fashion-mnist",

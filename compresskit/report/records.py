@@ -197,6 +197,7 @@ class Report:
     """Everything that a run has to say."""
 
     recipe: str
+    engine: str
     seed: int
     model: str
     data: str
