@@ -274,6 +274,8 @@ def run_capabilities(engine):
                 found[f"{name}|{technique}"] = globals()[engine](name, technique) or "yes"
             except Exception as error:  # noqa: BLE001 - the refusal is the result
                 words = " ".join(f"{type(error).__name__}: {error}".split())
+                # Without what differs from run to run, so that equal reasons are one.
+                words = re.sub(r"_\d+\b", "", words.split(" in user code:")[0])
                 found[f"{name}|{technique}"] = f"refused: {words[:160]}"
             print(engine, name, technique, found[f"{name}|{technique}"][:90], file=sys.stderr)
     print(json.dumps(found))
