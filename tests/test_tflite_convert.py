@@ -110,7 +110,7 @@ class TestPrecision:
 
 def quantized_file(model, x, epochs=1, **grid):
     """The integer file of an untrained model whose ranges were observed, and its answers."""
-    model.compile(keras.optimizers.SGD(0.0), "mse")
+    model.compile(keras.optimizers.SGD(0.0), "mse", run_eagerly=True)
     attached = Quantization(QAT()).attach(
         model, x[:2], Grid(**grid), Length(epochs=epochs, steps_per_epoch=1)
     )
