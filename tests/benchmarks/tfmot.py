@@ -3,20 +3,25 @@
     .venv/bin/python tests/benchmarks/tfmot.py [accuracy | capabilities]
 
 `accuracy`: lenet300 on 10,000 pictures of Fashion-MNIST, three seeds; both engines start from the
-same trained weights and follow the same recipe. Each trains with its own `fit`, so the order of
-the batches is not the same. `capabilities`: tiny models of 13 kinds through six techniques, each
+same trained weights and follow the same recipe, on the same batches: the pictures are shuffled
+once, and no `fit` shuffles again. Each run is a process of its own; the peak of memory is that of
+the process that trains. `capabilities`: tiny models of 13 kinds through six techniques, each
 trained for two steps; what is in a cell has been run. TFMOT runs in a process of its own.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
+import tempfile
 from importlib import metadata
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
@@ -321,57 +326,125 @@ def capabilities():
         print(f"{index + 1}. {note}")
 
 
-def fashion():
+def fashion(seed=0):
     """A recipe's builder: 10,000 and 5,000 pictures."""
+    import dataclasses
+
+    import numpy as np
+
     from compresskit.data import load
 
-    return load("fashion-mnist").limit(10_000, 5_000)
+    dataset = load("fashion-mnist").limit(10_000, 5_000)
+    order = np.random.default_rng(seed).permutation(len(dataset.x_train))
+    return dataclasses.replace(
+        dataset, x_train=dataset.x_train[order], y_train=dataset.y_train[order]
+    )
+
+
+def in_order(keras):
+    """From now on `fit` takes the samples as they come."""
+    keras.Model.fit = functools.partialmethod(keras.Model.fit, shuffle=False)
+
+
+def peak_mb(process):
+    """The most memory that a process has had."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
+
+
+def one_run(engine, seed, folder):
+    """Runs the recipe; what came out goes to files in the folder."""
+    import keras
+    import numpy as np
+
+    from compresskit.child import Child
+    from compresskit.engine import compress
+    from compresskit.recipe import Recipe
+    from compresskit.tfmot import session
+
+    in_order(keras)
+    ordered = {**session._child.environment, "SIDE_BY_SIDE": "child"}
+    session._child = Child("tests.benchmarks.tfmot", "TFMOT's process", ordered)
+    recipe = Recipe.from_dict(
+        {
+            "version": 1,
+            "name": "side-by-side",
+            "engine": engine,
+            "model": "lenet300",
+            "data": {"builder": "tests.benchmarks.tfmot:fashion", "args": {"seed": int(seed)}},
+            "baseline": {"epochs": 5},
+            "defaults": {"learning_rate": 5.0e-4, "batch_size": 128},
+            "stages": [
+                {"type": "prune", "sparsity": {"initial": 0.5, "final": 0.9},
+                 "frequency": "20st", "epochs": 4},
+                {"type": "cluster", "clusters": 16, "init": "kmeans++", "epochs": 2},
+                {"type": "qat", "learning_rate": 1.0e-4, "epochs": 2},
+            ],
+            "export": [{"target": "edge-tpu", "metadata": False}],
+        }
+    )  # fmt: skip
+    result = compress(None, recipe, seed=int(seed))
+    trainer = os.getpid() if engine == "native" else session._child._process.pid
+    kernels = [each for each in result.model.get_weights() if each.ndim > 1]
+    np.savez(Path(folder, f"{engine}-{seed}.npz"), *[each == 0 for each in kernels])
+    made = {**json.loads(result.report.to_json()), "peak_mb": peak_mb(trainer)}
+    Path(folder, f"{engine}-{seed}.json").write_text(json.dumps(made))
 
 
 def accuracy():
-    from compresskit.engine import compress
-    from compresskit.recipe import Recipe
+    import numpy as np
 
-    print("| engine | seed | baseline, % | int8 file, % | zeros, % | distinct | bytes | gzip | s |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    drops = {}
-    for seed in range(3):
-        for engine in ("native", "tfmot"):
-            recipe = Recipe.from_dict(
-                {
-                    "version": 1,
-                    "name": "side-by-side",
-                    "engine": engine,
-                    "model": "lenet300",
-                    "data": {"builder": "tests.benchmarks.tfmot:fashion"},
-                    "baseline": {"epochs": 5},
-                    "defaults": {"learning_rate": 5.0e-4, "batch_size": 128},
-                    "stages": [
-                        {"type": "prune", "sparsity": {"initial": 0.5, "final": 0.9},
-                         "frequency": "20st", "epochs": 4},
-                        {"type": "cluster", "clusters": 16, "init": "kmeans++", "epochs": 2},
-                        {"type": "qat", "learning_rate": 1.0e-4, "epochs": 2},
-                    ],
-                    "export": [{"target": "edge-tpu", "metadata": False}],
-                }
-            )  # fmt: skip
-            report = compress(None, recipe, seed=seed).report
-            (file,) = report.artifacts
-            before, after = (each["accuracy"] for each in (report.baseline.metrics, file.metrics))
-            drops.setdefault(engine, []).append(before - after)
-            print(
-                f"| {engine} | {seed} | {before:.2%} | {after:.2%} | {file.sparsity:.1%} | "
-                f"{max(tensor.distinct for tensor in file.tensors)} | {file.bytes:,} | "
-                f"{file.gzip_bytes:,} | {sum(stage.seconds for stage in report.stages):.0f} |",
-                flush=True,
-            )
-    for engine, lost in drops.items():
-        print(f"\n{engine}: mean loss {statistics.mean(lost):.2%}")
+    columns = ("engine", "seed", "baseline", "prune", "cluster", "QAT", "int8 file", "zeros",
+               "distinct", "agreement", "bytes", "gzip", "packed", "peak MB")  # fmt: skip
+    print(f"| {' | '.join(columns)} |")
+    print("|---" * len(columns) + "|")
+    lost, common = {}, []
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(3):
+            zeros = {}
+            for engine in ("native", "tfmot"):
+                command = [sys.executable, "-m", "tests.benchmarks.tfmot"]
+                subprocess.run([*command, "--one", engine, str(seed), folder], check=True)
+                report = json.loads(Path(folder, f"{engine}-{seed}.json").read_text())
+                with np.load(Path(folder, f"{engine}-{seed}.npz")) as arrays:
+                    zeros[engine] = np.concatenate([arrays[key].ravel() for key in arrays.files])
+                (file,) = report["artifacts"]
+                before, after = (each["metrics"]["accuracy"] for each in (report["baseline"], file))
+                lost.setdefault(engine, []).append(before - after)
+                stages = " | ".join(
+                    f"{each['metrics']['accuracy']:.2%}" for each in report["stages"]
+                )
+                print(
+                    f"| {engine} | {seed} | {before:.2%} | {stages} | {after:.2%} | "
+                    f"{file['sparsity']:.1%} | "
+                    f"{max(tensor['distinct'] for tensor in file['tensors'])} | "
+                    f"{file['parity']['agreement']:.2%} | {file['bytes']:,} | "
+                    f"{file['gzip_bytes']:,} | {file['packed_bytes']:,} | "
+                    f"{report['peak_mb']:.0f} |",
+                    flush=True,
+                )
+            both = np.sum(zeros["native"] & zeros["tfmot"])
+            common.append(both / np.sum(zeros["native"] | zeros["tfmot"]))
+    for engine, each in lost.items():
+        print(f"\n{engine}: mean loss {statistics.mean(each):.2%}")
+    print(f"\nzeros in both, of zeros in either: {statistics.mean(common):.1%}")
 
 
 def main():
+    if os.environ.get("SIDE_BY_SIDE") == "child":
+        import tf_keras
+
+        from compresskit.child import serve
+        from compresskit.tfmot import child
+
+        in_order(tf_keras)
+        serve(child.handle)
+        return
     if sys.argv[1:2] == ["--run"]:
         run_capabilities(sys.argv[2])
+        return
+    if sys.argv[1:2] == ["--one"]:
+        one_run(*sys.argv[2:])
         return
     packages = ("tensorflow", "keras", "tf_keras", "tensorflow-model-optimization")
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
