@@ -58,7 +58,8 @@ class LearnedValues(Hold):
         for row, book in zip(table, books, strict=True):
             row[: len(book)] = book
         self.books = tf.Variable(table, dtype=tf.float32, name="books", **same)
-        self.clusters = tf.Variable(tf.zeros(values.shape, tf.int32), name="clusters", **same)
+        # Each weight as the value that it shares: a step reads it more often than it changes.
+        self.shared = tf.Variable(values, dtype=tf.float32, name="shared", **same)
         self._fixed = tf.constant(np.isin(table, pinned))
         self._zeros = tf.constant(values == 0)
         compiled = values.size >= COMPILED_FROM
@@ -69,7 +70,7 @@ class LearnedValues(Hold):
         """The shared values, who shares which, and what stays as it is, as plain arrays."""
         return {
             "books": self.books.numpy(),
-            "clusters": self.clusters.numpy(),
+            "shared": self.shared.numpy(),
             "fixed": self._fixed.numpy(),
             "zeros": self._zeros.numpy(),
         }
@@ -77,23 +78,23 @@ class LearnedValues(Hold):
     def restore(self, state: dict[str, np.ndarray]) -> None:
         """Takes such arrays, of weights of the same shape, in place of its own."""
         self.books.assign(state["books"])
-        self.clusters.assign(state["clusters"])
+        self.shared.assign(state["shared"])
         self._fixed = tf.constant(state["fixed"])
         self._zeros = tf.constant(state["zeros"])
 
     def apply(self, values: Any) -> Any:
         values = tf.where(self._zeros, tf.zeros_like(values), values)
-        books, clusters = self._found(tf.cast(values, tf.float32), self.books, self._fixed)
+        books, shared = self._found(tf.cast(values, tf.float32), self.books, self._fixed)
         self.books.assign(books)
-        self.clusters.assign(clusters)
+        self.shared.assign(shared)
         return values
 
     def distance(self, values: Any) -> float:
+        shared = tf.convert_to_tensor(self.shared)
         if self._scales is not None:
-            values = self._scales.divide(values)[0]
-        found = self._means(
-            self._split(values), self._split(self.clusters), self.books, self._fixed
-        )
+            values, shared = self._scales.divide(values)[0], self._scales.divide(shared)[0]
+        clusters = self._nearest(self._split(shared), self.books)
+        found = self._means(self._split(values), clusters, self.books, self._fixed)
         moved = tf.where(tf.math.is_finite(found), tf.abs(found - self.books), 0.0)
         return float(tf.reduce_max(moved) / tf.reduce_max(tf.abs(values)))
 
@@ -107,29 +108,31 @@ class LearnedValues(Hold):
         return shared(tf.convert_to_tensor(values))
 
     def settled(self, values: Any) -> Any:
-        """`values`, each as the value that it shares; the same shape and dtype."""
-        clusters = self._split(self.clusters)
-        table = tf.reshape(self.books, [-1])
-        made = tf.reshape(tf.gather(table, clusters + self._first()), values.shape)
-        if self._scales is not None:
-            largest = self._scales.divide(values)[1]
-            made = tf.reshape(
-                self._scales.split(made)[0] * tf.cast(largest, made.dtype), made.shape
-            )
-        return tf.cast(made, values.dtype)
+        """Each weight as the value that it shares; the shape and dtype of `values`."""
+        return tf.cast(self.shared, values.dtype)
 
     def _find(self, values: Any, books: Any, fixed: Any) -> tuple[Any, Any]:
-        """One step of k-means: the new books, and the index of each weight's value in them."""
+        """One step of k-means: the new books, and each weight as the value that it shares."""
+        scaled, largest = values, None
         if self._scales is not None:
-            values = self._scales.divide(values)[0]
-        parts = self._split(values)
+            scaled, largest = self._scales.divide(values)
+        parts = self._split(scaled)
+        clusters = self._nearest(parts, books)
+        # Between its middles a mean stays: the books remain in order.
+        means = self._means(parts, clusters, books, fixed)
+        shared = tf.gather(tf.reshape(means, [-1]), clusters + self._first())
+        shared = tf.reshape(shared, values.shape)
+        if self._scales is not None:
+            shared = tf.reshape(self._scales.split(shared)[0] * largest, values.shape)
+        return means, shared
+
+    def _nearest(self, parts: Any, books: Any) -> Any:
+        """The index of the value of its book that each weight is nearest to, int32."""
         middles = (books[:, 1:] + books[:, :-1]) / 2
         clusters = tf.zeros(parts.shape, tf.int32)
         for index in range(middles.shape[1]):
-            middle = tf.reshape(middles[:, index], self._beside)
-            clusters += tf.cast(parts > middle, tf.int32)
-        # Between its middles a mean stays: the books remain in order.
-        return self._means(parts, clusters, books, fixed), tf.reshape(clusters, values.shape)
+            clusters += tf.cast(parts > tf.reshape(middles[:, index], self._beside), tf.int32)
+        return clusters
 
     def _means(self, parts: Any, clusters: Any, books: Any, fixed: Any) -> Any:
         """Each value as the mean of its members, (units, n); itself if it has none."""
