@@ -120,7 +120,11 @@ class LearnedValues(Hold):
         clusters = self._nearest(parts, books)
         # Between its middles a mean stays: the books remain in order.
         means = self._means(parts, clusters, books, fixed)
-        shared = tf.gather(tf.reshape(means, [-1]), clusters + self._first())
+        # Choosing between neighbours is one pass over the weights; looking up is slower.
+        shared = tf.broadcast_to(tf.reshape(means[:, 0], self._beside), parts.shape)
+        for index in range(1, means.shape[1]):
+            value = tf.reshape(means[:, index], self._beside)
+            shared = tf.where(clusters >= index, value, shared)
         shared = tf.reshape(shared, values.shape)
         if self._scales is not None:
             shared = tf.reshape(self._scales.split(shared)[0] * largest, values.shape)
