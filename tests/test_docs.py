@@ -46,6 +46,7 @@ def as_they_were(monkeypatch):
     importlib.import_module("compresskit.methods.shrink")  # its own rules stay
     for registry in vars(catalog).values():
         if isinstance(registry, Registry):
+            registry.names()  # those of installed packages stay, too
             monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     monkeypatch.setattr(follow, "RULES", follow.RULES.copy())
 
