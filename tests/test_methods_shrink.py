@@ -9,9 +9,10 @@ import pytest
 import compresskit as ck
 from compresskit.errors import ModelError, RecipeError
 from compresskit.method import Examples, Length
+from compresskit.methods.cluster import Clustering
 from compresskit.methods.importance import Evidence, bn_scale
 from compresskit.methods.shrink import Shrinking
-from compresskit.stages import Shrink
+from compresskit.stages import Cluster, Shrink
 from compresskit.structure.choice import candidates, how_many, order
 from compresskit.structure.follow import follow
 from compresskit.target import Grid
@@ -115,6 +116,24 @@ def test_what_stays_at_zero_on_the_way():
     assert smaller.units == {"conv1": (8, 4), "conv2": (16, 8)}
     assert smaller.exact
     assert model.get_layer("conv1").kernel.constraint is None
+
+
+def test_a_state_that_comes_back_moves_no_other():
+    """The holds of other stages have a state of their own, and it is restored by itself."""
+    model, length = untrained("cnn"), Length(epochs=1, steps_per_epoch=8)
+    sample = digits("cnn").x_train[:2]
+    stage = Cluster(clusters=4, targets=("conv2",))
+    clusters = Clustering(stage).attach(model, sample, Grid(), length)
+    shrinking = Shrinking(Shrink(amount=0.5, targets=("conv1",)))
+    attached = shrinking.attach(model, sample, Grid(), length, Examples())
+    before, kept = clusters.state(), attached.state()
+    kernel = model.get_layer("conv2").kernel
+    kernel.assign(kernel.numpy()[..., ::-1] ** 3)  # of another time than the state
+    attached.restore(kept)
+    after = clusters.state()
+    assert before.keys() == after.keys()
+    for name, values in before.items():
+        np.testing.assert_array_equal(after[name], values)
 
 
 class TestSelection:

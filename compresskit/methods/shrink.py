@@ -87,11 +87,12 @@ class Shrinking(Method):
         def mask() -> None:
             for variable, invariant in held:
                 invariant.mask.assign(structure.mask(variable, choice.kept))
-                enforce(variable)
 
         def update(progress: float) -> None:
             choice.update(progress)
             mask()
+            for variable, _ in held:
+                enforce(variable)
 
         def detach() -> dict[str, Any]:
             for variable, invariant in held:
