@@ -28,6 +28,10 @@ def seen(hold, values):
 
 
 class TestBooks:
+    @pytest.fixture(autouse=True)
+    def means_at_every_update(self, monkeypatch):
+        monkeypatch.setattr(learned_values, "MEANS_EVERY", 1)
+
     def test_each_is_the_value_nearest_to_it_and_each_value_the_mean_of_its_members(self):
         hold = learned([0.0, 0.9, 4.0, 5.0], [1.0, 4.0], pinned=(0.0,))
         np.testing.assert_allclose(seen(hold, [0.0, 1.0, 4.0, 6.0]), [0.5, 0.5, 5.0, 5.0])
@@ -90,16 +94,10 @@ class TestBooks:
         assert all(after <= before + 1e-4 for before, after in pairwise(errors))
 
 
-@pytest.mark.parametrize("scales", [None, Scales(channels=(1,))])
-def test_compiled_and_not_are_the_same(monkeypatch, scales):
-    values = np.random.default_rng(0).normal(size=(40, 30)).astype(np.float32)
-    book = codebook(values / np.abs(values).max(), 9, "kmeans", (-1.0, 1.0))
-    made = []
-    for least in (1, 10**9):
-        monkeypatch.setattr(learned_values, "COMPILED_FROM", least)
-        hold = learned(values, book, pinned=(-1.0, 1.0), scales=scales)
-        made.append(seen(hold, values))
-    np.testing.assert_allclose(*made, rtol=1e-6)
+def test_means_move_at_every_fourth_update_and_weights_at_every_one():
+    hold = learned([1.0, 2.0, 5.0], [1.5, 5.0])
+    found = [seen(hold, [1.0, moved, 5.0]).tolist() for moved in (2.0, 3.0, 4.0, 4.5, 4.0)]
+    assert found == [[1.5, 1.5, 5.0]] * 2 + [[1.5, 5.0, 5.0]] * 2 + [[1.0, 4.5, 4.5]]
 
 
 class TestRead:

@@ -1,8 +1,8 @@
 """Values that weights share while it is still learned who shares which.
 
-Each weight goes on learning by its own gradient, and is read as the shared value nearest to it.
-Each value is the mean of the weights that are read as it: every update is followed by one step
-of k-means.
+Each weight goes on learning by its own gradient, and is read as the shared value nearest to it,
+which every update finds anew. Each value is the mean of the weights that are read as it, as they
+are at every fourth update: the two halves of k-means, in turn with the steps of the optimizer.
 
 Sources: k-means as alternating steps: S. Lloyd, "Least squares quantization in PCM", 1982; a
 rounded weight whose gradient passes to the float behind it: M. Courbariaux et al., "BinaryConnect",
@@ -11,15 +11,19 @@ rounded weight whose gradient passes to the float behind it: M. Courbariaux et a
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import numpy as np
 import tensorflow as tf
 
 from compresskit.holds import Hold
 from compresskit.methods.grids import Scales
-from compresskit.methods.shared_values import COMPILED_FROM, off_ties
+from compresskit.methods.shared_values import off_ties
+
+# Means of thousands of weights move slowly, and sums are most of the time that a step takes.
+MEANS_EVERY = 4
 
 
 @final
@@ -45,12 +49,14 @@ class LearnedValues(Hold):
         units: Scales,
         scales: Scales | None = None,
     ):
-        self._scales = scales
         parts, axes = units.split(values)
-        # Weights in parts of which some axes lie within a unit, and one number for each unit
-        # in a shape that stands beside them.
-        self._parts = tuple(parts.shape)
-        self._beside = [1 if axis in axes else size for axis, size in enumerate(parts.shape)]
+        self._found = _compiled(
+            _Layout(
+                parts=tuple(parts.shape),
+                beside=tuple(1 if axis in axes else size for axis, size in enumerate(parts.shape)),
+                scales=scales,
+            )
+        )
         # Replicas find the same.
         same = {"trainable": False, "aggregation": tf.VariableAggregation.ONLY_FIRST_REPLICA}
         # Behind the last value of a shorter book, where no weight is near.
@@ -60,17 +66,16 @@ class LearnedValues(Hold):
         self.books = tf.Variable(table, dtype=tf.float32, name="books", **same)
         # Each weight as the value that it shares: a step reads it more often than it changes.
         self.shared = tf.Variable(values, dtype=tf.float32, name="shared", **same)
+        self.updates = tf.Variable(0, dtype=tf.int32, name="updates", **same)
         self._fixed = tf.constant(np.isin(table, pinned))
         self._zeros = tf.constant(values == 0)
-        compiled = values.size >= COMPILED_FROM
-        # Compiled, the comparisons with all values of a book are one pass over the weights.
-        self._found = tf.function(self._find, jit_compile=True) if compiled else self._find
 
     def state(self) -> dict[str, np.ndarray]:
         """The shared values, who shares which, and what stays as it is, as plain arrays."""
         return {
             "books": self.books.numpy(),
             "shared": self.shared.numpy(),
+            "updates": self.updates.numpy(),
             "fixed": self._fixed.numpy(),
             "zeros": self._zeros.numpy(),
         }
@@ -79,24 +84,24 @@ class LearnedValues(Hold):
         """Takes such arrays, of weights of the same shape, in place of its own."""
         self.books.assign(state["books"])
         self.shared.assign(state["shared"])
+        self.updates.assign(state["updates"])
         self._fixed = tf.constant(state["fixed"])
         self._zeros = tf.constant(state["zeros"])
 
     def apply(self, values: Any) -> Any:
         values = tf.where(self._zeros, tf.zeros_like(values), values)
-        books, shared = self._found(tf.cast(values, tf.float32), self.books, self._fixed)
+        due = tf.equal(self.updates % MEANS_EVERY, 0)
+        books, shared = self._found(tf.cast(values, tf.float32), self.books, self._fixed, due)
         self.books.assign(books)
         self.shared.assign(shared)
+        self.updates.assign_add(1)
         return values
 
     def distance(self, values: Any) -> float:
-        shared = tf.convert_to_tensor(self.shared)
-        if self._scales is not None:
-            values, shared = self._scales.divide(values)[0], self._scales.divide(shared)[0]
-        clusters = self._nearest(self._split(shared), self.books)
-        found = self._means(self._split(values), clusters, self.books, self._fixed)
-        moved = tf.where(tf.math.is_finite(found), tf.abs(found - self.books), 0.0)
-        return float(tf.reduce_max(moved) / tf.reduce_max(tf.abs(values)))
+        values = tf.where(self._zeros, tf.zeros_like(values), values)
+        wide = tf.cast(values, tf.float32)
+        _, shared = self._found(wide, self.books, self._fixed, tf.constant(False))
+        return float(tf.reduce_max(tf.abs(shared - self.shared)) / tf.reduce_max(tf.abs(wide)))
 
     def read(self, values: Any) -> Any:
         """`values` as layers see them, each as the value that it shares; the gradient passes."""
@@ -111,51 +116,76 @@ class LearnedValues(Hold):
         """Each weight as the value that it shares; the shape and dtype of `values`."""
         return tf.cast(self.shared, values.dtype)
 
-    def _find(self, values: Any, books: Any, fixed: Any) -> tuple[Any, Any]:
-        """One step of k-means: the new books, and each weight as the value that it shares."""
-        scaled, largest = values, None
-        if self._scales is not None:
-            scaled, largest = self._scales.divide(values)
-        parts = self._split(scaled)
-        clusters = self._nearest(parts, books)
-        # Between its middles a mean stays: the books remain in order.
-        means = self._means(parts, clusters, books, fixed)
-        # Choosing between neighbours is one pass over the weights; looking up is slower.
-        shared = tf.broadcast_to(tf.reshape(means[:, 0], self._beside), parts.shape)
-        for index in range(1, means.shape[1]):
-            value = tf.reshape(means[:, index], self._beside)
-            shared = tf.where(clusters >= index, value, shared)
-        shared = tf.reshape(shared, values.shape)
-        if self._scales is not None:
-            shared = tf.reshape(self._scales.split(shared)[0] * largest, values.shape)
-        return means, shared
 
-    def _nearest(self, parts: Any, books: Any) -> Any:
-        """The index of the value of its book that each weight is nearest to, int32."""
-        middles = (books[:, 1:] + books[:, :-1]) / 2
-        clusters = tf.zeros(parts.shape, tf.int32)
-        for index in range(middles.shape[1]):
-            clusters += tf.cast(parts > tf.reshape(middles[:, index], self._beside), tf.int32)
-        return clusters
+class _Layout(NamedTuple):
+    """Which weights have a book of their own.
 
-    def _means(self, parts: Any, clusters: Any, books: Any, fixed: Any) -> Any:
-        """Each value as the mean of its members, (units, n); itself if it has none."""
-        size = books.shape[0] * books.shape[1]
-        entries = tf.reshape(clusters + self._first(), [-1])
-        # In float32, a sum of a million weights drifts by percents.
-        wide = tf.cast(tf.reshape(parts, [-1]), tf.float64)
-        sums = tf.math.unsorted_segment_sum(wide, entries, size)
-        members = tf.math.unsorted_segment_sum(tf.ones_like(wide), entries, size)
-        means = tf.reshape(tf.cast(tf.math.divide_no_nan(sums, members), tf.float32), books.shape)
-        if self._scales is not None:
-            means = off_ties(means)
-        known = tf.reshape(members > 0, books.shape) & tf.math.is_finite(means) & ~fixed
-        return tf.where(known, means, books)
+    Attributes:
+        parts: a shape of the weights in which some axes lie within a unit.
+        beside: the shape of one number for each unit that stands beside `parts`.
+        scales: what the weights are divided by before they are compared, or None.
+    """
 
-    def _split(self, values: Any) -> Any:
-        return tf.reshape(values, self._parts)
+    parts: tuple[int, ...]
+    beside: tuple[int, ...]
+    scales: Scales | None
 
-    def _first(self) -> Any:
-        """Where the book of each unit begins in one table of all books."""
-        units, count = self.books.shape
-        return tf.reshape(tf.range(units) * count, self._beside)
+
+@functools.cache
+def _compiled(layout: _Layout) -> Any:
+    """`_find` of that layout as one operation: of small weights, too, where a hundred small ones
+    would take longer; weights of one layout share it, since it takes a quarter of a second."""
+    return tf.function(functools.partial(_find, layout), jit_compile=True)
+
+
+def _find(layout: _Layout, values: Any, books: Any, fixed: Any, due: Any) -> tuple[Any, Any]:
+    """The books, with new means if they are due, and each weight as the value that it shares.
+
+    Args:
+        values: float32, any shape.
+        books: float32, (units, n).
+        fixed: which values do not learn; bool, (units, n).
+        due: bool, a scalar.
+    """
+    scaled, largest = values, None
+    if layout.scales is not None:
+        scaled, largest = layout.scales.divide(values)
+    parts = tf.reshape(scaled, layout.parts)
+
+    def means() -> Any:
+        return _means(layout, parts, books, fixed)
+
+    # Between its middles a mean stays: the books remain in order.
+    books = tf.cond(due, means, lambda: tf.identity(books))
+    # Choosing between neighbours is one pass over the weights; looking up is slower.
+    shared = tf.broadcast_to(tf.reshape(books[:, 0], layout.beside), parts.shape)
+    for index, middle in enumerate(_middles(layout, books), start=1):
+        shared = tf.where(parts > middle, tf.reshape(books[:, index], layout.beside), shared)
+    shared = tf.reshape(shared, values.shape)
+    if layout.scales is not None:
+        shared = tf.reshape(layout.scales.split(shared)[0] * largest, values.shape)
+    return books, shared
+
+
+def _middles(layout: _Layout, books: Any) -> list[Any]:
+    """Between which two values a weight is nearer to the higher one."""
+    middles = (books[:, 1:] + books[:, :-1]) / 2
+    return [tf.reshape(middles[:, i], layout.beside) for i in range(middles.shape[1])]
+
+
+def _means(layout: _Layout, parts: Any, books: Any, fixed: Any) -> Any:
+    """Each value as the mean of the weights nearest to it, (units, n); itself if there are none."""
+    units, count = books.shape
+    entries = tf.broadcast_to(tf.reshape(tf.range(units) * count, layout.beside), parts.shape)
+    for middle in _middles(layout, books):
+        entries += tf.cast(parts > middle, tf.int32)
+    entries = tf.reshape(entries, [-1])
+    # In float32, a sum of a million weights drifts by percents.
+    wide = tf.cast(tf.reshape(parts, [-1]), tf.float64)
+    sums = tf.math.unsorted_segment_sum(wide, entries, units * count)
+    members = tf.math.unsorted_segment_sum(tf.ones_like(wide), entries, units * count)
+    means = tf.reshape(tf.cast(tf.math.divide_no_nan(sums, members), tf.float32), books.shape)
+    if layout.scales is not None:
+        means = off_ties(means)
+    known = tf.reshape(members > 0, books.shape) & tf.math.is_finite(means) & ~fixed
+    return tf.where(known, means, books)
