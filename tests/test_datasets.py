@@ -83,6 +83,15 @@ class TestFashionMnist:
         np.testing.assert_array_equal(fashion.y_test, [0, 1, 2, 3])
         np.testing.assert_allclose(fashion.x_test[0, 0, 1], [1 / 255])
 
+    def test_labelled_and_unlabelled_pictures(self, folder):
+        whole = data.load("fashion-mnist")
+        some, rest = fashion_mnist.labelled(every=3), fashion_mnist.unlabelled(every=3)
+        np.testing.assert_array_equal(some.x_train, whole.x_train[[0, 3]])
+        np.testing.assert_array_equal(some.y_train, [0, 3])
+        np.testing.assert_array_equal(rest, whole.x_train[[1, 2, 4, 5]])
+        np.testing.assert_array_equal(some.x_test, whole.x_test)
+        assert some.classes == whole.classes
+
     def test_missing_files(self, folder):
         (folder / "t10k-labels-idx1-ubyte.gz").unlink()
         with pytest.raises(DataError) as raised:

@@ -18,6 +18,7 @@ import numpy as np
 
 from compresskit.builders import describe
 from compresskit.data import Dataset
+from compresskit.datasets.split import stratified
 from compresskit.errors import DataError, Problem
 
 VARIABLE = "COMPRESSKIT_FASHION_MNIST"
@@ -55,6 +56,33 @@ def load() -> Dataset:
     Raises:
         DataError: files are missing or damaged; every one of them at once.
     """
+    return Dataset(name="fashion-mnist", classes=CLASSES, **_arrays())
+
+
+def labelled(every: int = 10) -> Dataset:
+    """The data set as if only every `every`-th training picture of each class had a label.
+
+    Returns:
+        as `load`, with those pictures alone for training and all test pictures.
+    """
+    arrays = _arrays()
+    kept = stratified(arrays["y_train"], every)
+    arrays["x_train"], arrays["y_train"] = arrays["x_train"][kept], arrays["y_train"][kept]
+    return Dataset(name="fashion-mnist", classes=CLASSES, **arrays)
+
+
+def unlabelled(every: int = 10) -> np.ndarray:
+    """The training pictures that `labelled` leaves out: samples that have no label.
+
+    Returns:
+        float32 in 0..1, shape (n, 28, 28, 1).
+    """
+    arrays = _arrays()
+    return arrays["x_train"][~stratified(arrays["y_train"], every)]
+
+
+def _arrays() -> dict[str, Any]:
+    """The fields of `load` that are arrays."""
     folder = Path(os.environ.get(VARIABLE) or FOLDER)
     missing = [name for name, _ in _FILES.values() if not (folder / name).is_file()]
     if missing:
@@ -81,7 +109,7 @@ def load() -> Dataset:
             arrays[key] = array.astype(np.float32)[..., np.newaxis] / np.float32(255)
         else:
             arrays[key] = array.astype(np.int64)
-    return Dataset(name="fashion-mnist", classes=CLASSES, **arrays)
+    return arrays
 
 
 def _read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:

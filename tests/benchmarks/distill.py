@@ -30,17 +30,19 @@ SEEDS = (0, 1, 2)
 
 
 def without(recipe: ck.Recipe, steps: list[int]) -> ck.Recipe:
-    """The recipe with no teacher in it, and as many steps."""
+    """The recipe with no teacher in it, and as many steps in each stage."""
     stages = []
-    for stage, taught in zip(recipe.stages, steps, strict=True):
+    for stage in recipe.stages:
         if isinstance(stage, Distill):
-            plain = stage.model_copy(update={"alpha": 0.0, "transfer": None})
-            alone = check(recipe.model_copy(update={"stages": (plain,)}), model=MODEL[0]).steps[0]
-            epochs = max(1, round(stage.epochs * taught / alone))
-            stage = plain.model_copy(update={"epochs": epochs})
+            stage = stage.model_copy(update={"alpha": 0.0, "transfer": None})
         elif isinstance(stage, Compression):
             stage = stage.model_copy(update={"distill": None})
         stages.append(stage)
+    alone = check(recipe.model_copy(update={"stages": tuple(stages)}), model=MODEL[0]).steps
+    for index, stage in enumerate(stages):
+        if isinstance(stage, Distill | Compression):
+            epochs = max(1, round(stage.epochs * steps[index] / alone[index]))
+            stages[index] = stage.model_copy(update={"epochs": epochs})
     return recipe.model_copy(update={"stages": tuple(stages)})
 
 
