@@ -3,13 +3,14 @@
     .venv/bin/python tests/benchmarks/distill.py RECIPE [TEACHER.keras]
 
 The recipe's model is trained once, or read from a file, and teaches in every run. Without it
-the recipe is the same but that the labels alone count: no samples without labels, as many
-steps of the optimizer in all, no teacher in later stages. All accuracies are those of the first
+the recipe is the same but that the labels alone count: no samples without labels, no teacher in later
+stages, and in each stage whole epochs of at least as many steps. All accuracies are those of the first
 file that the recipe exports, run by LiteRT on the same test samples.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import sys
@@ -30,7 +31,7 @@ SEEDS = (0, 1, 2)
 
 
 def without(recipe: ck.Recipe, steps: list[int]) -> ck.Recipe:
-    """The recipe with no teacher in it, and as many steps in each stage."""
+    """The recipe with no teacher in it, and at least as many steps in each stage."""
     stages = []
     for stage in recipe.stages:
         if isinstance(stage, Distill):
@@ -41,7 +42,7 @@ def without(recipe: ck.Recipe, steps: list[int]) -> ck.Recipe:
     alone = check(recipe.model_copy(update={"stages": tuple(stages)}), model=MODEL[0]).steps
     for index, stage in enumerate(stages):
         if isinstance(stage, Distill | Compression):
-            epochs = max(1, round(stage.epochs * steps[index] / alone[index]))
+            epochs = math.ceil(stage.epochs * steps[index] / alone[index])
             stages[index] = stage.model_copy(update={"epochs": epochs})
     return recipe.model_copy(update={"stages": tuple(stages)})
 

@@ -373,7 +373,11 @@ def one_run(engine, seed, folder):
             "model": "lenet300",
             "data": {"builder": "tests.benchmarks.tfmot:fashion", "args": {"seed": int(seed)}},
             "baseline": {"epochs": 5},
-            "defaults": {"learning_rate": 5.0e-4, "batch_size": 128},
+            "defaults": {
+                "learning_rate": 5.0e-4,
+                "learning_rate_schedule": "cosine",
+                "batch_size": 128,
+            },
             "stages": [
                 {"type": "prune", "sparsity": {"initial": 0.5, "final": 0.9},
                  "frequency": "20st", "epochs": 4},
