@@ -3,9 +3,9 @@
     .venv/bin/python tests/benchmarks/distill.py RECIPE [TEACHER.keras]
 
 The recipe's model is trained once, or read from a file, and teaches in every run. Without it
-the recipe is the same but that the labels alone count: no samples without labels, no teacher in later
-stages, and in each stage whole epochs of at least as many steps. All accuracies are those of the first
-file that the recipe exports, run by LiteRT on the same test samples.
+the recipe is the same but that the labels alone count: no samples without labels, no teacher in
+later stages, and in each stage whole epochs of at least as many steps. All accuracies are those
+of the first file that the recipe exports, run by LiteRT on the same test samples.
 """
 
 from __future__ import annotations

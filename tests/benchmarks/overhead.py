@@ -109,8 +109,8 @@ def replicas(network):
     halves = [tf.config.LogicalDeviceConfiguration() for _ in range(2)]
     tf.config.set_logical_device_configuration(cpu, halves)
     given, models = data(network), {}
-    # Keras makes an iterator over arrays anew behind the last batch of an epoch and throws it away at
-    # once; on several logical devices of a processor that has crashed and hung.
+    # Keras makes an iterator over arrays anew behind the last batch of an epoch and throws it away
+    # at once; on several logical devices of a processor that has crashed and hung.
     pairs = tf.data.Dataset.from_tensor_slices((given["x"], given["y"])).batch(BATCH).repeat()
     for name, devices in (("one", ["CPU:0"]), ("two", ["CPU:0", "CPU:1"])):
         with tf.distribute.MirroredStrategy(devices).scope():
