@@ -71,6 +71,14 @@ class TestErrors:
         (problem,) = problems(old / "quantized.h5", tmp_path / "new.keras")
         assert "quant_conv" in problem.found
 
+    @pytest.mark.parametrize("name", ["coded.h5", "coded.keras", "coded"])
+    def test_code_in_a_file_is_not_run(self, name, tmp_path):
+        ask(do="coded", name=name, folder=str(tmp_path))
+        (tmp_path / "ran").unlink()
+        found = problems(tmp_path / name, tmp_path / "new.keras")
+        assert not (tmp_path / "ran").exists()
+        assert "Lambda" in found[-1].found
+
     def test_no_file(self, tmp_path):
         (problem,) = problems(tmp_path / "none.h5", tmp_path / "new.keras")
         assert "none.h5" in problem.found

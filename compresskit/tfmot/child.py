@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
+from tf_keras.src.saving.serialization_lib import SafeModeScope
 
 from compresskit import builders
 from compresskit.child import serve
@@ -91,9 +92,13 @@ def load(request: dict[str, Any]) -> dict[str, Any]:
 
 def _read(path: str, where: str) -> Any:
     try:
-        with techniques.scopes():
+        # By itself tf_keras has a safe mode for `.keras` files alone, and runs the code of a Lambda
+        # layer in an .h5 file or a SavedModel.
+        with techniques.scopes(), SafeModeScope(safe_mode=True):
             return keras.models.load_model(path, compile=False)
     except Exception as cause:
+        if "deserialization of a Lambda layer" in str(cause):
+            raise ModelError(_code(path, where)) from cause
         raise ModelError(
             Problem(
                 where=where,
@@ -104,6 +109,15 @@ def _read(path: str, where: str) -> Any:
                 "imports it",
             )
         ) from cause
+
+
+def _code(path: str, where: str) -> Problem:
+    return Problem(
+        where=where,
+        found=f"{path} has a Lambda layer with Python code in it",
+        expected="built-in layers; code that a file brings along is not run",
+        fix="put a built-in layer in its place where the model was made, and save it again",
+    )
 
 
 def _chain(described: list[dict[str, Any]]) -> Any:
