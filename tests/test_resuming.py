@@ -118,6 +118,22 @@ def test_killed_again_and_again(tmp_path):
     assert "checkpoints" not in names_in(out)
 
 
+@pytest.mark.parametrize("epoch", [2, 3])
+def test_early_stopping_counts_the_epochs_from_before(tmp_path, epoch):
+    """It stops after the third epoch, also if the run was killed before, or right then."""
+    stopping = {"patience": 2, "min_delta": 100.0}
+    stages = [{**QUANTIZE, "epochs": 6, "early_stopping": stopping}]
+    changes = {"stages": stages, "model": {"builder": "tests.runs:untrained"}}
+    path = recipe_file(tmp_path, **{**one_stage(), **changes})
+    assert command("apply", path, "--out", tmp_path / "whole").exit_code == 0
+    with killed_at(f"1-quantize/epoch-{epoch}.npz"):
+        command("apply", path, "--out", tmp_path / "out")
+    assert command("apply", path, "--out", tmp_path / "out", "--resume").exit_code == 0
+    report = report_in(tmp_path / "out")
+    assert len(report["stages"][0]["history"]["loss"]) == 3
+    assert same(report) == same(report_in(tmp_path / "whole"))
+
+
 def interrupted(folder, *, at="2-quantize/epoch-1.npz", **changes):
     """The path of a recipe of two stages, and a folder where it was killed."""
     quantize = {**QUANTIZE, "epochs": 2}
