@@ -28,6 +28,7 @@ from compresskit.run import Run, measure_baseline, measure_latency
 from compresskit.run_stage import run_stage
 from compresskit.tflite.metadata import Metadata
 from compresskit.tfmot import engine as tfmot
+from compresskit.tfmot.loading import with_engine
 from compresskit.trained import Plain, Source
 
 _PACKAGES = ("compresskit", "tensorflow", "keras", "ai-edge-litert", "numpy")
@@ -91,6 +92,7 @@ def compress(
     if not isinstance(recipe, Recipe):
         base = base or Path(recipe).parent
         recipe = Recipe.load(recipe)
+    recipe = with_engine(recipe, model, base)
     if out is not None and Path(out).exists() and not Path(out).is_dir():
         raise RecipeError(
             Problem(

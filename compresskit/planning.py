@@ -108,7 +108,9 @@ def plan(
     if imports:
         # Not at the top: without imports a plan loads no TensorFlow.
         from compresskit.preparation import check
+        from compresskit.tfmot.loading import with_engine
 
+        recipe = with_engine(recipe, model, base)
         made = check(recipe, model=model, data=data, locate=locate, base=base, safe_mode=safe_mode)
         exports = made.exports
         stages = _stage_plans(recipe, exports, made)

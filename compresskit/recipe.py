@@ -176,11 +176,12 @@ class Recipe(Record):
     name: Slug = Field(description="Names the folder of the run.", examples=["lenet5-sparse"])
     engine: Literal["native", "tfmot"] = Field(
         default="native",
-        description="What runs the stages: compresskit itself, or TFMOT, for models of tf_keras.",
+        description="What runs the stages: compresskit itself, or TFMOT, for models of tf_keras; "
+        "left out, such a model's file or a live one decides.",
     )
     model: Model = Field(
-        description="A name of `compresskit list models`, a .keras path, or a builder; with "
-        "`engine: tfmot` also an .h5 file or SavedModel of tf_keras.",
+        description="A name of `compresskit list models`, a .keras path, or a builder; also an "
+        ".h5 file or SavedModel of tf_keras.",
         examples=["lenet5"],
     )
     data: Data = Field(

@@ -24,7 +24,7 @@ from compresskit.planning import plan
 from compresskit.recipe import Recipe
 from compresskit.tfmot import limits, session
 from compresskit.tfmot.layers import read_weights
-from compresskit.tfmot.loading import keras_version, load
+from compresskit.tfmot.loading import keras_version, load, with_engine
 from tests.runs import command, digits, names_in, recipe, settings, untrained
 from tests.tfmot import ask, child, needs_tfmot
 
@@ -295,6 +295,39 @@ def test_tf_keras_of_the_process_stays_keras_3(done, tmp_path):
     assert tf.keras.Model is keras.Model
     assert not {"tf_keras", "tensorflow_model_optimization"} & set(sys.modules)
     assert "TF_USE_LEGACY_KERAS" not in os.environ
+
+
+class TestChosen:
+    """Without `engine` in the recipe the model decides."""
+
+    @needs_tfmot
+    @pytest.mark.parametrize("name", ["small.h5", "mixed.keras", "tokens"])
+    def test_by_its_file(self, name, tmp_path):
+        ask(do="old", name=name, folder=str(tmp_path))
+        made = recipe(model=str(tmp_path / name))
+        assert with_engine(made, None, None).engine == "tfmot"
+        assert with_engine(recipe(engine="native", model=made.model), None, None).engine == "native"
+
+    @needs_tfmot
+    def test_a_plan_goes_by_it(self, tmp_path):
+        ask(do="old", name="small.h5", folder=str(tmp_path))
+        stages = [{"type": "shrink", "amount": 0.5}]
+        with pytest.raises(RecipeError, match="engine: native") as raised:
+            plan(recipe(model=str(tmp_path / "small.h5"), stages=stages))
+        assert [each.found for each in raised.value.problems] == ["a stage of type shrink"]
+
+    def test_by_a_live_model(self):
+        model = type("Sequential", (), {"__module__": "tf_keras.src.engine.sequential"})()
+        assert with_engine(recipe(), model, None).engine == "tfmot"
+
+    def test_what_is_not_of_keras_2(self, tmp_path):
+        (tmp_path / "damaged.h5").write_bytes(b"")
+        (tmp_path / "folder").mkdir()
+        untrained().save(tmp_path / "new.keras")
+        for name in ("damaged.h5", "folder", "new.keras", "none.h5"):
+            made = recipe(model=str(tmp_path / name))
+            assert with_engine(made, None, None) is made
+        assert with_engine(recipe(), untrained(), None).engine == "native"
 
 
 def test_version_of_a_file(tmp_path):

@@ -150,7 +150,8 @@ def model_problems(
         )
     if isinstance(stage, Cluster):
         return _refused("cluster", taken, CLUSTERED, where)
-    assert isinstance(stage, Prune)
+    if not isinstance(stage, Prune):
+        return []  # refused by `recipe_problems`, whatever the model
     if isinstance(stage.mask_shape, NM):
         return _refused(f"prune {stage.granularity} in", taken, _N_OF_M, where)
     if isinstance(stage.mask_shape, Block):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 
 from compresskit import builders, catalog
@@ -24,6 +25,23 @@ from compresskit.stages import Cluster, Prune
 from compresskit.tfmot.limits import model_problems
 from compresskit.tfmot.session import Session
 from compresskit.weights import Weight, weights_of
+
+
+def with_engine(recipe: Recipe, given: Any, base: Path | None) -> Recipe:
+    """The recipe, with `engine: tfmot` if it names none and its model is one of tf_keras.
+
+    Args:
+        given: a model in place of the recipe's, or None.
+    """
+    spec = recipe.model if given is None else given
+    # Together with a strategy it stays as it is, and loading the model tells what to write.
+    if "engine" in recipe.model_fields_set or recipe.strategy is not None:
+        return recipe
+    if isinstance(spec, Path | str):
+        is_old = _is_keras_2(str(spec), base) and _says_keras_2(builders.find_path(spec, base))
+    else:
+        is_old = _is_live(spec)
+    return recipe.model_copy(update={"engine": "tfmot"}) if is_old else recipe
 
 
 def load(
@@ -43,9 +61,7 @@ def load(
         session = open_session(source, where=where)
     elif isinstance(spec, Path | str) and _is_keras_2(str(spec), base):
         session = open_file(spec, where=where, base=base)
-    elif type(spec).__module__.startswith("tf_keras") or any(
-        each.__module__.startswith("tf_keras") for each in type(spec).__mro__
-    ):
+    elif _is_live(spec):
         with tempfile.TemporaryDirectory(prefix="compresskit-") as folder:
             spec.save(path := Path(folder, "model.h5"))
             session = open_file(path, where=where)
@@ -54,6 +70,23 @@ def load(
         model = load_model(spec, where=where, base=base, safe_mode=safe_mode, dataset=dataset)
         return model, Session({"layers": _chain(model, where)}, where)
     return counterpart(session), session
+
+
+def _is_live(model: Any) -> bool:
+    return any(each.__module__.split(".")[0] == "tf_keras" for each in type(model).__mro__)
+
+
+def _says_keras_2(file: Path) -> bool:
+    """Whether what is at a path says itself that it is of Keras 2."""
+    if file.is_dir():
+        return (file / "keras_metadata.pb").is_file()
+    if file.suffix == ".keras":
+        return keras_version(file) < 3
+    try:
+        with h5py.File(file) as opened:
+            return str(opened.attrs.get("keras_version", "")).startswith("2.")
+    except OSError:
+        return False
 
 
 def _is_keras_2(spec: str, base: Path | None) -> bool:
