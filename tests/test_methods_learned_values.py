@@ -134,6 +134,10 @@ class TestDistance:
         noise = np.random.default_rng(1).normal(size=(20, 3), scale=0.3)
         assert hold.distance(tf.constant(values + noise.astype(np.float32))) > 1e-3
 
+    def test_none_of_weights_that_are_all_zero(self):
+        zeros = np.zeros((4, 2), np.float32)
+        assert learned(zeros, [0.0, 1.0], pinned=(0.0,)).distance(tf.constant(zeros)) == 0
+
 
 def test_state_comes_back():
     values = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)

@@ -101,7 +101,8 @@ class LearnedValues(Hold):
         values = tf.where(self._zeros, tf.zeros_like(values), values)
         wide = tf.cast(values, tf.float32)
         _, shared = self._found(wide, self.books, self._fixed, tf.constant(False))
-        return float(tf.reduce_max(tf.abs(shared - self.shared)) / tf.reduce_max(tf.abs(wide)))
+        moved = tf.reduce_max(tf.abs(shared - self.shared))
+        return float(tf.math.divide_no_nan(moved, tf.reduce_max(tf.abs(wide))))
 
     def read(self, values: Any) -> Any:
         """`values` as layers see them, each as the value that it shares; the gradient passes."""
@@ -133,8 +134,11 @@ class _Layout(NamedTuple):
 
 @functools.cache
 def _compiled(layout: _Layout) -> Any:
-    """`_find` of that layout as one operation: of small weights, too, where a hundred small ones
-    would take longer; weights of one layout share it, since it takes a quarter of a second."""
+    """`_find` of that layout as one operation, which weights of one layout share.
+
+    Also of small weights, where a hundred small operations take longer; to compile takes a quarter
+    of a second.
+    """
     return tf.function(functools.partial(_find, layout), jit_compile=True)
 
 
