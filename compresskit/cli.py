@@ -74,7 +74,10 @@ def apply(
     load_tensorflow()
     from compresskit.engine import compress
     from compresskit.resuming import finished, interrupted
+    from compresskit.tfmot.loading import with_engine
 
+    base = Path(recipe).parent
+    read = with_engine(read, None, base)  # by which a finished run is known, too
     folder = Path(out) if out else Path("runs", read.name)
     if resume and finished(folder, read, seed):
         click.echo(f"{folder}: the run is finished; there is nothing left to do", err=True)
@@ -94,7 +97,7 @@ def apply(
         quiet=quiet,
         safe_mode=not unsafe_load,
         locate=locate,
-        base=Path(recipe).parent,
+        base=base,
     )
     if as_json:
         echo_json(result.report.to_dict())

@@ -53,7 +53,9 @@ def check_request(out: Path | None, recipe: Recipe, seed: int) -> None:
     """
     where, found, fix = f"resume {out}", "no interrupted run", "run without resume"
     expected = f"the {FOLDER}/{RECORD} of a run whose first epoch was trained"
-    if recipe.engine == "tfmot":
+    if out is not None and finished(out, recipe, seed):
+        found, fix = "a run that is finished", "read its report.json and model.keras"
+    elif recipe.engine == "tfmot":
         where, found = "resume", "`engine: tfmot`, which trains in a process of TFMOT's"
         expected = "`engine: native`, which keeps the state of every epoch"
     elif isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy):
@@ -61,8 +63,6 @@ def check_request(out: Path | None, recipe: Recipe, seed: int) -> None:
         expected = "one process, which keeps the state of every epoch"
     elif out is None:
         where, found, fix = "resume", "no `out`", "name the folder of the interrupted run"
-    elif finished(out, recipe, seed):
-        found, fix = "a run that is finished", "read its report.json and model.keras"
     elif interrupted(out):
         return
     elif (out / "report.json").exists():

@@ -25,7 +25,7 @@ from compresskit.recipe import Recipe
 from compresskit.tfmot import limits, session
 from compresskit.tfmot.layers import read_weights
 from compresskit.tfmot.loading import keras_version, load, with_engine
-from tests.runs import command, digits, names_in, recipe, settings, untrained
+from tests.runs import command, digits, names_in, recipe, recipe_file, settings, untrained
 from tests.tfmot import ask, child, needs_tfmot
 
 SMALL = {"builder": "tests.tfmot_child:small"}
@@ -150,6 +150,11 @@ class TestRun:
         assert "distinct values of fc/kernel in edge-cpu-int8.tflite" in said
         assert "sparsity of conv/kernel in edge-cpu-int8.tflite" in said
         assert "no op of edge-cpu-int8.tflite computes in float" in said
+
+    def test_it_is_finished(self, done):
+        with pytest.raises(RecipeError, match="a run that is finished"):
+            compress(None, recipe(engine="tfmot", model=SMALL, stages=PCQAT, export=FILES),
+                     out=done[1], resume=True)  # fmt: skip
 
     def test_it_learns(self, done):
         report = done[0].report
@@ -307,6 +312,18 @@ class TestChosen:
         made = recipe(model=str(tmp_path / name))
         assert with_engine(made, None, None).engine == "tfmot"
         assert with_engine(recipe(engine="native", model=made.model), None, None).engine == "native"
+
+    @needs_tfmot
+    def test_a_finished_run_is_known_by_it(self, tmp_path):
+        ask(do="old", name="small.h5", folder=str(tmp_path))
+        path, out = recipe_file(tmp_path, model=str(tmp_path / "small.h5")), tmp_path / "out"
+        out.mkdir()
+        (out / "report.json").write_text('{"seed": 0}', encoding="utf-8")
+        resolved = with_engine(Recipe.load(path), None, None).dump()
+        (out / "recipe.resolved.yaml").write_text(resolved, encoding="utf-8")
+        done = command("apply", path, "--out", out, "--resume")
+        assert done.exit_code == 0
+        assert done.stderr == f"{out}: the run is finished; there is nothing left to do\n"
 
     @needs_tfmot
     def test_a_plan_goes_by_it(self, tmp_path):
