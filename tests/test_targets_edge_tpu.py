@@ -11,7 +11,8 @@ from compresskit import catalog
 from compresskit.targets import edge_tpu
 from compresskit.targets.edge_tpu import TARGET, check
 from compresskit.targets.edge_tpu_ops import OPS
-from compresskit.tflite.audit import Audit, Op, Tensor
+from compresskit.tflite.audit import Audit, Op
+from compresskit.tflite.tensors import Tensor
 
 ACTIVATION = schema.ActivationFunctionType
 VECTOR, IMAGE = (1, 8), (1, 8, 8, 4)

@@ -8,13 +8,12 @@ import sys
 
 import numpy as np
 import pytest
-from ai_edge_litert import schema_py_generated as schema
 
 from compresskit.errors import ModelError
-from compresskit.tflite.audit import Tensor, audit
+from compresskit.tflite.audit import audit
 from compresskit.tflite.scales import check_scales
 from compresskit.weights import weights_of
-from tests.files import int8_file, plain_file, written
+from tests.files import int8_file, plain_file
 from tests.models import MODELS
 from tests.training import compressed, trained
 
@@ -118,36 +117,6 @@ class TestAudit:
         assert first.distinct <= 255
 
 
-class TestTensor:
-    def made(self, values, scales=(), zero_points=(), axis=0):
-        values = None if values is None else np.asarray(values)
-        return Tensor(
-            index=0,
-            name="t",
-            dtype="INT8",
-            shape=() if values is None else values.shape,
-            values=values,
-            scales=np.asarray(scales, np.float32),
-            zero_points=np.asarray(zero_points, np.int64),
-            axis=axis,
-        )
-
-    def test_sparsity(self):
-        assert self.made([0, 1, 0, 0]).sparsity == 0.75
-
-    def test_zero_is_the_zero_point(self):
-        assert self.made([3, 1, 0, 3], [0.5], [3]).sparsity == 0.5
-
-    def test_zero_points_along_an_axis(self):
-        values = [[1, 2], [1, 2], [0, 2]]
-        assert self.made(values, [1, 1], [1, 2], axis=1).sparsity == pytest.approx(5 / 6)
-
-    def test_a_tensor_that_is_computed(self):
-        tensor = self.made(None)
-        with pytest.raises(ValueError, match="tensor 't' is computed, not constant"):
-            _ = tensor.sparsity
-
-
 class TestDamaged:
     @pytest.mark.parametrize("content", [b"", b"TFL3", b"not a model, but text", bytes(64)])
     def test_no_file_of_the_kind(self, content):
@@ -197,15 +166,3 @@ def test_reading_and_running_load_no_tensorflow():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
     )
     assert done.stdout.strip() == "[]"
-
-
-def test_constants_behind_the_structure():
-    """As files of more than 2 GB, and those of some tools, have them."""
-    content = plain_file("mlp", "float32")
-    model = schema.ModelT.InitFromPackedBuf(content, 0)
-    moved = max(model.buffers, key=lambda each: 0 if each.data is None else len(each.data))
-    data = bytes(moved.data)
-    moved.data, moved.offset, moved.size = None, len(content) * 2, len(data)
-    behind = written(model).ljust(len(content) * 2, b"\0") + data
-    weights = zip(audit(content).weights, audit(behind).weights, strict=True)
-    assert all(np.array_equal(one.values, other.values) for one, other in weights)

@@ -7,8 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from compresskit.tflite.audit import Audit, Tensor, audit
+from compresskit.tflite.audit import Audit, audit
 from compresskit.tflite.match import TOLERANCE, find, looked_up
+from compresskit.tflite.tensors import Tensor
 from compresskit.weights import weights_of
 from tests.files import PRECISIONS, folded_tables, int8_file, plain_file
 from tests.models import MODELS

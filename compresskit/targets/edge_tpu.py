@@ -16,7 +16,8 @@ from compresskit.targets.edge_tpu_ops import OPS
 from compresskit.tflite.macs import placement
 
 if TYPE_CHECKING:
-    from compresskit.tflite.audit import Audit, Op, Tensor
+    from compresskit.tflite.audit import Audit, Op
+    from compresskit.tflite.tensors import Tensor
 
 _EIGHT_BIT = ("INT8", "UINT8")
 _MAPPED_DIMENSIONS = 3

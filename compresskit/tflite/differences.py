@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from compresskit.samples import Samples
-from compresskit.tflite.audit import Audit, Tensor
+from compresskit.tflite.audit import Audit
 from compresskit.tflite.runtime import Runner
+from compresskit.tflite.tensors import Tensor
 
 # Two weights are one, changed, if they are less apart than the one is from zero.
 _APART = 1.0

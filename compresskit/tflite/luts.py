@@ -8,9 +8,10 @@ from __future__ import annotations
 import numpy as np
 
 from compresskit.errors import ConversionError, Problem
-from compresskit.tflite.audit import Audit, Tensor, audit
+from compresskit.tflite.audit import Audit, audit
 from compresskit.tflite.decode import HEADER_BYTES
 from compresskit.tflite.micro import package
+from compresskit.tflite.tensors import Tensor
 
 _MOST_BITS = 7
 # A tensor of tables, an op and its output cost some bytes in the file, too.

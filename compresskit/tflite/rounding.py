@@ -14,7 +14,8 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from compresskit.tflite.audit import Tensor, audit
+from compresskit.tflite.audit import audit
+from compresskit.tflite.tensors import Tensor
 
 _SIGNATURE = "serving_default"
 _ALGORITHMS = {
