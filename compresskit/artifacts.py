@@ -18,7 +18,7 @@ from compresskit.ledger import Kept, in_file
 from compresskit.outputs import Output
 from compresskit.packing import entropy_bytes, pack
 from compresskit.progress import Bars
-from compresskit.recipe import Export
+from compresskit.recipe_export import Export
 from compresskit.report.records import (
     ArtifactReport,
     FindingReport,

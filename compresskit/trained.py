@@ -12,7 +12,7 @@ import numpy as np
 from compresskit.method import Attached, Smaller
 from compresskit.methods.calibrate import calibrate
 from compresskit.ranges import Range, completed
-from compresskit.recipe import Export
+from compresskit.recipe_export import Export
 from compresskit.samples import Samples
 from compresskit.target import Precision
 from compresskit.tflite.convert import convert

@@ -12,7 +12,7 @@ from compresskit.artifacts import compare
 from compresskit.ledger import Kept
 from compresskit.outputs import Output
 from compresskit.progress import Bars
-from compresskit.recipe import Export
+from compresskit.recipe_export import Export
 from compresskit.resolution import resolve
 from compresskit.tflite.audit import audit
 from compresskit.tflite.metadata import Metadata

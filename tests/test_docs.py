@@ -16,6 +16,7 @@ import compresskit as ck
 from compresskit import (
     catalog,
     recipe_distill,
+    recipe_export,
     recipe_rounding,
     recipe_strategy,
     stage_base,
@@ -105,7 +106,8 @@ def test_every_recipe_key_is_explained():
     every |= keys(stages.Shrink) | keys(stages.Amount) | keys(stages.PTQ)
     every |= keys(recipe_rounding.Calibration) | keys(recipe_rounding.Rounding)
     every |= keys(recipe_distill.Features) | keys(recipe_strategy.Strategy)
-    every |= keys(stage_base.EarlyStopping)
+    every |= keys(stage_base.EarlyStopping) | keys(recipe_export.Export)
+    every |= keys(recipe_export.Parity) | keys(recipe_export.ExportGate)
     for field in ("evaluate", "defaults"):
         every |= keys(Recipe.model_fields[field].annotation)
     missing = sorted(key for key in every if not re.search(rf"\b{key}\b", text))

@@ -16,7 +16,7 @@ from compresskit.method import Attached
 from compresskit.methods.masks import kept, unstructured
 from compresskit.methods.prune import Pruning
 from compresskit.native import length_of, settings_of
-from compresskit.recipe import Export
+from compresskit.recipe_export import Export
 from compresskit.run import Run
 from compresskit.samples import Samples, count
 from compresskit.selection import Selection

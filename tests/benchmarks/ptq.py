@@ -26,7 +26,7 @@ from compresskit.method import Examples, Length
 from compresskit.methods.ptq import PostTraining
 from compresskit.outputs import Output
 from compresskit.progress import Bars
-from compresskit.recipe import Export
+from compresskit.recipe_export import Export
 from compresskit.resolution import Resolved
 from compresskit.stages import PTQ
 from compresskit.trained import Plain

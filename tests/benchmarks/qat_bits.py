@@ -42,8 +42,8 @@ from compresskit.models.lenet import lenet5, lenet300
 from compresskit.models.lstm import lstm_classifier
 from compresskit.outputs import Output
 from compresskit.progress import Bars
-from compresskit.recipe import Export
 from compresskit.recipe_distill import Learning
+from compresskit.recipe_export import Export
 from compresskit.resolution import Resolved
 from compresskit.stages import QAT, Cluster, Prune
 from compresskit.target import Grid
