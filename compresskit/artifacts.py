@@ -12,11 +12,11 @@ import numpy as np
 from compresskit import metrics
 from compresskit.data import Dataset
 from compresskit.errors import ConversionError, Problem
-from compresskit.findings import findings
 from compresskit.labels import label_of
 from compresskit.ledger import Kept, in_file
 from compresskit.outputs import Output
 from compresskit.packing import entropy_bytes, pack
+from compresskit.product import produce
 from compresskit.progress import Bars
 from compresskit.recipe_export import Export
 from compresskit.report.records import (
@@ -28,14 +28,10 @@ from compresskit.report.records import (
 )
 from compresskit.resolution import Resolved
 from compresskit.samples import Samples, count, take
-from compresskit.tflite import c_array
-from compresskit.tflite.audit import Audit, audit
+from compresskit.tflite.audit import Audit
 from compresskit.tflite.decode import DECODE
-from compresskit.tflite.luts import with_luts
 from compresskit.tflite.metadata import Metadata, attach
-from compresskit.tflite.micro import arena_bytes
 from compresskit.tflite.runtime import Runner
-from compresskit.tflite.scales import check_scales
 from compresskit.trained import Source
 
 _KEEPS_STATE = (
@@ -77,41 +73,27 @@ def artifact(
             sample=take(dataset.x_test, slice(1)),
             calibration=samples,
         )
-    check_scales(audit(content, resolved.file), resolved.file)
-    plain = content
-    if export.compress == "lut":
-        content = with_luts(plain, resolved.file)
-    audited = audit(content, resolved.file)
-    runner = Runner(
-        content, where=resolved.file, runtime=resolved.target.runtime, output=output.signature
+    made = produce(
+        content,
+        resolved,
+        compress=export.compress,
+        with_sources=export.c_array,
+        where=resolved.file,
+        output=output.signature,
+        bars=bars,
     )
+    content, audited = made.content, made.audited
     labels = label_of(dataset.y_test, output.name)
     with bars.task(f"running {resolved.file}", count(dataset.x_test)) as update:
-        outputs = runner.predict(dataset.x_test, lambda done: update(done=done))
+        outputs = made.runner.predict(dataset.x_test, lambda done: update(done=done))
     compared = min(export.parity.samples, count(dataset.x_test))
     first = take(dataset.x_test, slice(compared))
-    if content is not plain:
-        _check_luts(plain, first, outputs[:compared], resolved, output)
+    if made.content is not made.plain:
+        _check_luts(made.plain, first, outputs[:compared], resolved, output)
     reference = source.answers(first, precision, output=output.index)
-    files = {resolved.file: content}
-    compiled = None
-    if resolved.target.compiler is not None:
-        with bars.task(f"compiling {resolved.file}", None):
-            compiled, made = resolved.target.compiler(
-                content, audited, name=resolved.file, options=resolved.options
-            )
-        files[compiled.path] = made
-    found, claim = findings(audited, resolved.target, precision, compiled)
-    by_rules = resolved.target.place if compiled is None else None
-    arena, sources = None, {}
-    if resolved.target.runtime == "tflite-micro":
-        arena = arena_bytes(content, resolved.file)
-        if export.c_array:
-            sources = c_array.sources(content, audited, resolved.file, arena)
-    files.update({name: text.encode("ascii") for name, text in sources.items()})
     figures = {metric: metrics.METRICS[metric](outputs, labels)}
     parity = compare(outputs[:compared], reference, labels)
-    if export.metadata or (export.metadata is None and arena is None):
+    if export.metadata or (export.metadata is None and made.arena is None):
         made_by = {
             "target": resolved.target.name,
             "precision": resolved.precision_name,
@@ -119,7 +101,7 @@ def artifact(
             "parity": asdict(parity),
         }
         carried = replace(provenance, facts={**provenance.facts, **made_by})
-        files[resolved.file] = content = attach(content, carried)
+        content = attach(content, carried)
     report = ArtifactReport(
         target=resolved.target.name,
         precision=resolved.precision_name,
@@ -134,18 +116,18 @@ def artifact(
         requantize_ops=len(audited.requantized()),
         sparsity=zeros(audited),
         tensors=tensors(audited),
-        claim=claim,
-        findings=tuple(FindingReport(**asdict(finding)) for finding in found),
+        claim=made.claim,
+        findings=tuple(FindingReport(**asdict(finding)) for finding in made.findings),
         notes=_notes(audited),
         packed_bytes=len(pack(content)) if precision.packed else None,
         entropy_bytes=entropy_bytes(audited) if precision.packed else None,
-        flash_bytes=None if arena is None else len(content),
-        arena_bytes=arena,
-        c_array=tuple(sources),
-        placement=by_rules(audited) if by_rules else None,
-        compiled=compiled,
+        flash_bytes=None if made.arena is None else len(content),
+        arena_bytes=made.arena,
+        c_array=made.sources,
+        placement=made.placement,
+        compiled=made.compiled,
     )
-    return report, audited, files, runner
+    return report, audited, {resolved.file: content, **made.beside}, made.runner
 
 
 def _check_luts(

@@ -20,25 +20,20 @@ from compresskit.errors import (
     did_you_mean,
 )
 from compresskit.files import write_file
-from compresskit.findings import findings
 from compresskit.fitting import try_out
 from compresskit.inspection import FileReport, describe_file
 from compresskit.installed import missing
 from compresskit.ledger import Kept, in_file
 from compresskit.methods.calibrate import calibrate
+from compresskit.product import produce
+from compresskit.progress import Bars
 from compresskit.ranges import Range, completed
 from compresskit.recipe_rounding import CALIBRATION, ROUNDING, Calibration, Rounding
 from compresskit.report.records import Promise
 from compresskit.resolution import Resolved, options_of
 from compresskit.target import Precision, Target
-from compresskit.tflite.audit import audit
-from compresskit.tflite.c_array import sources as sources_of
 from compresskit.tflite.convert import convert
 from compresskit.tflite.forms import Form
-from compresskit.tflite.luts import with_luts
-from compresskit.tflite.micro import arena_bytes
-from compresskit.tflite.runtime import Runner
-from compresskit.tflite.scales import check_scales
 
 
 def export(
@@ -152,45 +147,38 @@ def export(
         lstm=lstm,
         rounding=weights,
     )
-    check_scales(audit(content, str(path)), str(path))
-    if compress == "lut":
-        content = with_luts(content, str(path))
-    # What a target claims of a file holds of one that its runtime loads.
-    Runner(content, where=str(path), runtime=record.runtime)
-    audited = audit(content, str(path))
     resolved = Resolved(
         target=record,
         precision_name=precision or record.default,
         precision=chosen,
         file=Path(path).name,
+        options=chosen_options,
+    )
+    made = produce(
+        content,
+        resolved,
+        compress=compress,
+        with_sources=c_array,
+        where=str(path),
+        bars=Bars(quiet=True),
     )
     broken = [
         promise
         for each in kept
-        for promise in in_file(each, resolved.file, audited, resolved)
+        for promise in in_file(each, resolved.file, made.audited, resolved)
         if not promise.kept
     ]
     if broken:
         raise ConversionError(_broken(promise) for promise in broken)
-    sources = {}
-    if c_array:
-        arena = arena_bytes(content, str(path))
-        sources = sources_of(content, audited, Path(path).name, arena)
-    compiled = None
-    if record.compiler is not None:
-        name = Path(path).name
-        compiled, made = record.compiler(content, audited, name=name, options=chosen_options)
-        write_file(Path(path).with_name(compiled.path), made)
-    write_file(Path(path), content)
-    for name, text in sources.items():
-        write_file(Path(path).parent / name, text.encode("ascii"))
-    found, claim = findings(audited, record, chosen, compiled)
+    for name, beside in made.beside.items():
+        write_file(Path(path).with_name(name), beside)
+    write_file(Path(path), made.content)
     return replace(
         describe_file(path),
-        claim=claim,
-        findings=tuple(found),
-        placement=record.place(audited) if record.place and compiled is None else None,
-        compiled=compiled,
+        claim=made.claim,
+        findings=made.findings,
+        placement=made.placement,
+        compiled=made.compiled,
     )
 
 
