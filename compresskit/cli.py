@@ -153,6 +153,13 @@ def plan(
     show_default=True,
     help="lut: weights in look-up tables, for the target micro.",
 )
+@click.option(
+    "--lstm",
+    type=click.Choice(["fused", "unrolled", "while"]),
+    default="fused",
+    show_default=True,
+    help="How an LSTM is written.",
+)
 @click.option("--c-array", is_flag=True, help="C source and header, too, for the target micro.")
 @click.option(
     "--option",
@@ -172,6 +179,7 @@ def export(
     data: str | None,
     samples: int,
     compress: Literal["none", "lut"],
+    lstm: Literal["fused", "unrolled", "while"],
     c_array: bool,
     options: tuple[str, ...],
     out: str,
@@ -193,6 +201,7 @@ def export(
         path=out,
         representative_data=dataset.representative(samples) if dataset else None,
         compress=compress,
+        lstm=lstm,
         c_array=c_array,
         options=dict(_pair(option) for option in options),
     )

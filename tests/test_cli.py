@@ -19,7 +19,7 @@ from compresskit.cli import main
 from compresskit.data import load
 from compresskit.errors import DataError
 from compresskit.recipe import Recipe
-from tests.models import mlp
+from tests.models import SEQUENCE_MODELS, mlp
 from tests.runs import (
     PRUNE,
     QUANTIZE,
@@ -241,6 +241,14 @@ class TestExport:
         words = ["--precision", "float16", "--out", tmp_path / "m.tflite", "--json"]
         made = json.loads(command("export", model, "--target", "edge-cpu", *words).stdout)
         assert made["bytes"] == (tmp_path / "m.tflite").stat().st_size
+
+    def test_the_form_of_an_lstm(self, tmp_path):
+        SEQUENCE_MODELS["lstm"]().save(tmp_path / "m.keras")
+        words = ["--target", "edge-cpu", "--precision", "float32", "--out", tmp_path / "m.tflite"]
+        made = command("export", tmp_path / "m.keras", *words, "--lstm", "while", "--json")
+        ops = json.loads(made.stdout)["ops"]
+        assert ops["WHILE"] == 1
+        assert "UNIDIRECTIONAL_SEQUENCE_LSTM" not in ops
 
     def test_integers_without_data(self, model, tmp_path):
         out = tmp_path / "m.tflite"
