@@ -97,7 +97,7 @@ def test_files_of_others_stay(tmp_path):
 
 def test_a_checkpoint_loads_without_compresskit(tmp_path):
     """Saved while all stages stand on the model, and after."""
-    model = compiled(mlp())
+    model = compiled(mlp(), run_eagerly=True)
     stages = [
         {"type": "prune", "sparsity": 0.5},
         {"type": "cluster", "clusters": 4},

@@ -53,13 +53,12 @@ def as_they_were(monkeypatch):
 
 
 # The first that a reader runs; and what must come before TensorFlow computes anything.
-ALONE = ("README.md", "distribution.md")
+FIRST, *OTHERS = blocks("python")
+ALONE = [FIRST, *[each for each in OTHERS if each[0] == "distribution.md"]]
 
 
 @pytest.mark.usefixtures("as_they_were")
-@pytest.mark.parametrize(
-    ("document", "code"), [each for each in blocks("python") if each[0] not in ALONE]
-)
+@pytest.mark.parametrize(("document", "code"), [each for each in OTHERS if each not in ALONE])
 def test_python_runs(document, code, tmp_path, monkeypatch):
     """In this process, which has TensorFlow and a converter already; with names of its own."""
     monkeypatch.chdir(tmp_path)
@@ -68,9 +67,7 @@ def test_python_runs(document, code, tmp_path, monkeypatch):
     exec(compile(code, document, "exec"), {"__name__": "__main__"})
 
 
-@pytest.mark.parametrize(
-    ("document", "code"), [each for each in blocks("python") if each[0] in ALONE]
-)
+@pytest.mark.parametrize(("document", "code"), ALONE)
 def test_python_runs_alone(document, code, tmp_path):
     """In a process that has loaded nothing."""
     done = subprocess.run(

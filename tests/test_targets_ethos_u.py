@@ -19,7 +19,7 @@ from compresskit.tflite.audit import audit
 from compresskit.tflite.macs import multiply_adds
 from tests.files import int8_file, plain_file, written
 from tests.models import mlp
-from tests.runs import command, digits, finished, names_in, recipe, recipe_file, report_in, start
+from tests.runs import command, digits, names_in, recipe, recipe_file, report_in
 from tests.training import compressed, inputs_of
 
 pytestmark = pytest.mark.skipif(find_spec("ethosu") is None, reason="Vela is not installed")
@@ -161,8 +161,8 @@ class TestRecipe:
         ]
         path = recipe_file(tmp_path, export=exports)
         out = tmp_path / "out"
-        status, said, err = finished(start("apply", path, "--out", out))
-        assert status == 0, err
+        done = command("apply", path, "--out", out)
+        assert done.exit_code == 0, done.stderr
         assert {"ethos-u55-int8.tflite", "ethos-u55-int8_vela.tflite"} <= set(names_in(out))
         report = report_in(out)
         (made,) = report["artifacts"]
@@ -177,7 +177,7 @@ class TestRecipe:
         assert now["encoded_weight_bytes"] < was["encoded_weight_bytes"]
         assert made["claim"].startswith("compiled by ethos-u-vela")
         ratio = now["encoded_weight_bytes"] / was["encoded_weight_bytes"]
-        assert f"({ratio:.2f}x)" in said
+        assert f"({ratio:.2f}x)" in done.stdout
         page = (out / "report.html").read_text(encoding="utf-8")
         assert f"{ratio:.2f}×" in page  # noqa: RUF001
         assert "ethos-u55-int8_vela.tflite" in page

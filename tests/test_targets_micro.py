@@ -19,7 +19,7 @@ from compresskit.tflite.decode import DECODE
 from compresskit.tflite.micro import arena_bytes
 from tests.files import int8_file
 from tests.models import mlp
-from tests.runs import digits, finished, recipe, recipe_file, report_in, start
+from tests.runs import command, digits, recipe, recipe_file, report_in
 
 pytestmark = pytest.mark.skipif(
     find_spec("tflite_micro") is None, reason="tflite-micro is not installed"
@@ -41,8 +41,8 @@ EXPORTS = [
 def test_tables_in_flash_prove_what_the_stages_made(tmp_path, model):
     builder = {"builder": "tests.runs:untrained", "args": {"model": model}}
     path = recipe_file(tmp_path, model=builder, stages=PCQAT, export=EXPORTS)
-    status, out, err = finished(start("apply", path, "--out", tmp_path / "out"))
-    assert status == 0, err
+    done = command("apply", path, "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.stderr
     tables, plain = report_in(tmp_path / "out")["artifacts"]
     assert tables["ops"][DECODE] >= 1
     assert tables["weight_bytes"] < plain["weight_bytes"]
@@ -60,8 +60,8 @@ def test_tables_in_flash_prove_what_the_stages_made(tmp_path, model):
     assert plain["c_array"] == ["plain.h", "plain.c"]
     header = (tmp_path / "out" / "plain.h").read_text(encoding="ascii")
     assert f"#define G_PLAIN_ARENA_SIZE {plain['arena_bytes']}\n" in header
-    assert "plain.tflite: " in out.replace("\n", " ")
-    assert f"an arena of {plain['arena_bytes']:,} bytes" in out
+    assert "plain.tflite: " in done.stdout.replace("\n", " ")
+    assert f"an arena of {plain['arena_bytes']:,} bytes" in done.stdout
     file = tmp_path / "out" / tables["path"]
     assert evaluate(file, digits())["accuracy"] == tables["metrics"]["accuracy"]
 

@@ -12,6 +12,7 @@ rounded weight whose gradient passes to the float behind it: M. Courbariaux et a
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, final
 
@@ -24,6 +25,7 @@ from compresskit.methods.shared_values import off_ties
 
 # Means of thousands of weights move slowly, and sums are most of the time that a step takes.
 MEANS_EVERY = 4
+_FEW = 100_000
 
 
 @final
@@ -136,10 +138,13 @@ class _Layout(NamedTuple):
 def _compiled(layout: _Layout) -> Any:
     """`_find` of that layout as one operation, which weights of one layout share.
 
-    Also of small weights, where a hundred small operations take longer; to compile takes a quarter
-    of a second.
+    Also of small weights, where a hundred small operations take longer. Outside of a step, which is
+    compiled on its own, they do not: to compile takes a third of a second.
     """
-    return tf.function(functools.partial(_find, layout), jit_compile=True)
+    plain = functools.partial(_find, layout)
+    compiled = tf.function(plain, jit_compile=True)
+    few = math.prod(layout.parts) <= _FEW
+    return lambda *given: (plain if few and tf.executing_eagerly() else compiled)(*given)
 
 
 def _find(layout: _Layout, values: Any, books: Any, fixed: Any, due: Any) -> tuple[Any, Any]:
