@@ -52,7 +52,7 @@ class LearnedValues(Hold):
         scales: Scales | None = None,
     ):
         parts, axes = units.split(values)
-        self._found = _compiled(
+        self._found = _finder(
             _Layout(
                 parts=tuple(parts.shape),
                 beside=tuple(1 if axis in axes else size for axis, size in enumerate(parts.shape)),
@@ -135,7 +135,7 @@ class _Layout(NamedTuple):
 
 
 @functools.cache
-def _compiled(layout: _Layout) -> Any:
+def _finder(layout: _Layout) -> Any:
     """`_find` of that layout as one operation, which weights of one layout share.
 
     Also of small weights, where a hundred small operations take longer. Outside of a step, which is
