@@ -12,7 +12,6 @@ rounded weight whose gradient passes to the float behind it: M. Courbariaux et a
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, final
 
@@ -25,7 +24,6 @@ from compresskit.methods.shared_values import off_ties
 
 # Means of thousands of weights move slowly, and sums are most of the time that a step takes.
 MEANS_EVERY = 4
-_FEW = 100_000
 
 
 @final
@@ -52,7 +50,7 @@ class LearnedValues(Hold):
         scales: Scales | None = None,
     ):
         parts, axes = units.split(values)
-        self._found = _finder(
+        self._found = _compiled(
             _Layout(
                 parts=tuple(parts.shape),
                 beside=tuple(1 if axis in axes else size for axis, size in enumerate(parts.shape)),
@@ -135,16 +133,13 @@ class _Layout(NamedTuple):
 
 
 @functools.cache
-def _finder(layout: _Layout) -> Any:
+def _compiled(layout: _Layout) -> Any:
     """`_find` of that layout as one operation, which weights of one layout share.
 
-    Also of small weights, where a hundred small operations take longer. Outside of a step, which is
-    compiled on its own, they do not: to compile takes a third of a second.
+    Also of small weights, where a hundred small operations take longer; to compile takes a quarter
+    of a second.
     """
-    plain = functools.partial(_find, layout)
-    compiled = tf.function(plain, jit_compile=True)
-    few = math.prod(layout.parts) <= _FEW
-    return lambda *given: (plain if few and tf.executing_eagerly() else compiled)(*given)
+    return tf.function(functools.partial(_find, layout), jit_compile=True)
 
 
 def _find(layout: _Layout, values: Any, books: Any, fixed: Any, due: Any) -> tuple[Any, Any]:
