@@ -77,6 +77,7 @@ def artifact(
         content,
         resolved,
         compress=export.compress,
+        with_arena=True,
         with_sources=export.c_array,
         where=resolved.file,
         output=output.signature,

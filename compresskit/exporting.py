@@ -158,6 +158,7 @@ def export(
         content,
         resolved,
         compress=compress,
+        with_arena=False,
         with_sources=c_array,
         where=str(path),
         bars=Bars(quiet=True),

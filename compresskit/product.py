@@ -32,7 +32,7 @@ class Product:
         compiled: what the tool says.
         findings, claim: what the target does not run, and what may be claimed.
         placement: what runs where, of a target that knows it by rules.
-        arena: bytes of memory that TensorFlow Lite Micro needs, on that runtime.
+        arena: bytes of memory that TensorFlow Lite Micro needs, if they were measured.
     """
 
     plain: bytes
@@ -53,6 +53,7 @@ def produce(
     resolved: Resolved,
     *,
     compress: Literal["none", "lut"],
+    with_arena: bool,
     with_sources: bool,
     where: str,
     output: str | None = None,
@@ -62,7 +63,9 @@ def produce(
 
     Args:
         compress: `lut` stores weights with few values as look-up tables.
-        with_sources: make C sources of it, of a target whose runtime is TensorFlow Lite Micro.
+        with_arena: measure the memory it needs, of a target whose runtime is TensorFlow Lite
+            Micro. Only where it is asked for: in arenas too small that runtime may end the process.
+        with_sources: make C sources of it, which have that memory in them.
         where: the file, for errors.
         output: the name in the signature of the output that is read; default: the first.
 
@@ -88,7 +91,7 @@ def produce(
         beside[compiled.path] = made
     found, claim = findings(audited, target, resolved.precision, compiled)
     arena, sources = None, {}
-    if target.runtime == "tflite-micro":
+    if target.runtime == "tflite-micro" and (with_arena or with_sources):
         arena = arena_bytes(content, where)
         if with_sources:
             sources = c_array.sources(content, audited, resolved.file, arena)

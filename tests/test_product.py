@@ -34,6 +34,7 @@ def product(content, target, *, compress="none", with_sources=False):
         content,
         resolved,
         compress=compress,
+        with_arena=False,
         with_sources=with_sources,
         where="out/m.tflite",
         bars=Bars(quiet=True),
@@ -68,7 +69,9 @@ def test_tables_and_sources(monkeypatch):
     assert made.sources == tuple(made.beside) == ("m.h", "m.c")
     assert f"_ARENA_SIZE {made.arena}\n" in made.beside["m.h"].decode()
     x = inputs_of("mlp", 4)
-    expected = product(plain, "micro").runner.predict(x)
+    bare = product(plain, "micro")
+    assert bare.arena is None
+    expected = bare.runner.predict(x)
     np.testing.assert_array_equal(made.runner.predict(x), expected)
 
 
