@@ -64,7 +64,7 @@ def produce(
     Args:
         compress: `lut` stores weights with few values as look-up tables.
         with_arena: measure the memory it needs, of a target whose runtime is TensorFlow Lite
-            Micro. Only where it is asked for: in arenas too small that runtime may end the process.
+            Micro, which takes several processes.
         with_sources: make C sources of it, which have that memory in them.
         where: the file, for errors.
         output: the name in the signature of the output that is read; default: the first.

@@ -110,14 +110,13 @@ class TestCArray:
 
 
 class TestArena:
-    @pytest.mark.parametrize("name", ["mlp", "cnn_bn"])
+    @pytest.mark.parametrize("name", ["mlp", "cnn_bn", "lstm"])
     def test_is_the_least_that_runs(self, name):
         content = int8_file(name, False)
         least = arena_bytes(content, name)
-        runtime = micro.package("runtime", name)
         assert least % 16 == 0
-        assert micro._runs(runtime, content, least)
-        assert not micro._runs(runtime, content, least - 16)
+        assert micro._runs(content, least)
+        assert not micro._runs(content, least - 16)
 
     def test_the_package_says_nothing(self, monkeypatch):
         monkeypatch.setattr(micro, "_USED", re.compile("no such words"))
