@@ -118,6 +118,11 @@ class TestArena:
         assert micro._runs(content, least)
         assert not micro._runs(content, least - 16)
 
+    def test_a_process_that_cannot_tell(self, monkeypatch):
+        monkeypatch.setattr(micro, "_PROBE", "import no_such_module")
+        with pytest.raises(ModelError, match="No module named 'no_such_module'"):
+            arena_bytes(int8_file("mlp", False), "m.tflite")
+
     def test_the_package_says_nothing(self, monkeypatch):
         monkeypatch.setattr(micro, "_USED", re.compile("no such words"))
         with pytest.raises(ModelError) as raised:

@@ -19,18 +19,19 @@ from compresskit.tflite.audit import audit
 _ARENA_BYTES = 1 << 26
 _ALIGNMENT = 16
 _USED = re.compile(r"Arena allocation total (\d+) bytes")
-_PROBE = """
-import sys
-from tflite_micro.python.tflite_micro import runtime
-content, size = sys.stdin.buffer.read(), int(sys.argv[1])
-runtime.Interpreter.from_bytes(content, arena_size=size).invoke()
-"""
-
-
 _MODULES = {
     "runtime": "tflite_micro.python.tflite_micro.runtime",
     "compression": "tflite_micro.tensorflow.lite.micro.compression",
 }
+_REFUSED = 3
+_PROBE = f"""
+import sys
+from {_MODULES["runtime"]} import Interpreter
+try:
+    Interpreter.from_bytes(sys.stdin.buffer.read(), arena_size=int(sys.argv[1])).invoke()
+except RuntimeError:
+    sys.exit({_REFUSED})
+"""
 
 
 def package(part: str, where: str) -> Any:
@@ -125,7 +126,7 @@ def arena_bytes(content: bytes, where: str) -> int:
             )
         )
     # It used this much after planning; planning itself may take more, so larger ones are tried.
-    # Smaller ones are not: with some of them it ends the process.
+    # Smaller ones are not.
     low = -(-int(used[1]) // _ALIGNMENT)
     if _runs(content, low * _ALIGNMENT):
         return low * _ALIGNMENT
@@ -146,10 +147,23 @@ def _runs(content: bytes, size: int) -> bool:
     """Whether a file runs in an arena of so many bytes.
 
     In a process of its own: with some that are too small, that of an LSTM among them, the runtime
-    does not refuse but writes through a null pointer.
+    does not refuse, but ends the process.
+
+    Raises:
+        ModelError: neither is so, and nothing is known.
     """
     words = [sys.executable, "-c", _PROBE, str(size)]
-    return subprocess.run(words, input=content, capture_output=True, check=False).returncode == 0
+    done = subprocess.run(words, input=content, capture_output=True, check=False)
+    if done.returncode > 0 and done.returncode != _REFUSED:
+        raise ModelError(
+            Problem(
+                where=f"an arena of {size} bytes",
+                found=f"a process that failed: {done.stderr.decode(errors='replace')[-500:]}",
+                expected="TensorFlow Lite Micro that runs the file, or says that it cannot",
+                fix=TFLITE_MICRO.install,
+            )
+        )
+    return done.returncode == 0
 
 
 def _details(given: dict[str, Any], index: int) -> dict[str, Any]:
