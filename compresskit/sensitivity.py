@@ -32,7 +32,8 @@ from compresskit.recipe_source import render
 from compresskit.samples import count, take
 from compresskit.stages import Amount, Prune, Shrink, Sparsity
 from compresskit.structure.choice import candidates, order, without
-from compresskit.structure.follow import Structure, follow
+from compresskit.structure.follow import follow
+from compresskit.structure.structure import Structure
 from compresskit.training import loss_for
 from compresskit.weights import Weight
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import re
 import subprocess
 import sys
@@ -26,7 +25,7 @@ from compresskit.recipe import Recipe
 from compresskit.recipe_fields import Record
 from compresskit.registry import Registry
 from compresskit.report import records
-from compresskit.structure import follow
+from compresskit.structure.follow import RULES
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -44,12 +43,14 @@ def blocks(language: str) -> list[tuple[str, str]]:
 @pytest.fixture
 def as_they_were(monkeypatch):
     """What a document registers is taken away again."""
-    importlib.import_module("compresskit.methods.shrink")  # its own rules stay
     for registry in vars(catalog).values():
         if isinstance(registry, Registry):
             registry.names()  # those of installed packages stay, too
             monkeypatch.setattr(registry, "_entries", dict(registry._entries))
-    monkeypatch.setattr(follow, "RULES", follow.RULES.copy())
+    rules = dict(RULES)
+    yield
+    RULES.clear()
+    RULES.update(rules)
 
 
 # The first that a reader runs; and what must come before TensorFlow computes anything.

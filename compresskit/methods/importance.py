@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from compresskit.samples import Samples, count, each, take
-from compresskit.structure.follow import Structure
+from compresskit.structure.structure import Structure
 from compresskit.structure.walk import functional, walk
 
 _BATCH = 64

@@ -16,8 +16,9 @@ from compresskit.methods.updates import Updates
 from compresskit.selection import Selection, select
 from compresskit.stages import Shrink
 from compresskit.structure.choice import candidates, how_many, order, without
-from compresskit.structure.follow import Structure, follow
+from compresskit.structure.follow import follow
 from compresskit.structure.rebuild import rebuild
+from compresskit.structure.structure import Structure
 from compresskit.target import Grid
 from compresskit.weights import Weight, weights_of
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from compresskit.structure.follow import Structure
+from compresskit.structure.structure import Structure
 
 
 def candidates(

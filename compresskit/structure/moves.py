@@ -15,8 +15,9 @@ from keras.src.ops import nn as nn_ops
 from keras.src.ops import numpy as numpy_ops
 
 from compresskit.structure.flow import Flow, from_full, labelled, plain
-from compresskit.structure.follow import Structure, flows_in, rule
+from compresskit.structure.rule import flows_in, rule
 from compresskit.structure.rules import acts_alone
+from compresskit.structure.structure import Structure
 
 
 def _stopped(structure: Structure, operation: Any, flows: list[Flow], outputs: Any) -> list[Flow]:

@@ -13,7 +13,7 @@ from keras.src.layers.convolutional.base_conv_transpose import BaseConvTranspose
 from keras.src.layers.convolutional.base_separable_conv import BaseSeparableConv
 from keras.src.ops import numpy as numpy_ops
 
-from compresskit.structure.follow import Structure
+from compresskit.structure.structure import Structure
 from compresskit.structure.walk import functional, walk
 
 # How many of a layer's units are left, by their kind.

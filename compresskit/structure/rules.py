@@ -14,7 +14,8 @@ from keras.src.layers.convolutional.base_depthwise_conv import BaseDepthwiseConv
 from keras.src.layers.convolutional.base_separable_conv import BaseSeparableConv
 
 from compresskit.structure.flow import Flow, labelled, plain, shape_of
-from compresskit.structure.follow import Structure, Work, flows_in, rule
+from compresskit.structure.rule import flows_in, rule
+from compresskit.structure.structure import Structure, Work
 
 _MIXING = ("softmax", "log_softmax", "sparsemax", "glu")
 
