@@ -124,6 +124,13 @@ class TestSize:
         added = len(pack(content)) - len(pack(few))
         assert added <= 1.01 * entropy_bytes(audit(content)) + 100
 
+    def test_one_that_repeats_itself(self):
+        """Far under the entropy: LZMA sees what no code of single values does."""
+        row = np.random.default_rng(0).integers(-128, 128, 512).astype(np.int8)
+        few, content = with_weights(row), with_weights(np.tile(row, 100))
+        assert len(pack(content)) - len(pack(few)) < 100
+        assert unpack(pack(content)) == content
+
     def test_the_entropy_of_known_values(self):
         values = np.resize(np.array([0, 0, 1, 2], np.int8), 8000)
         less = entropy_bytes(audit(with_weights(np.zeros(8000, np.int8))))
@@ -152,6 +159,12 @@ class TestDamage:
         packed = pack(int8_file("mlp"))
         with pytest.raises(ModelError, match="damaged container"):
             unpack(packed + b"1234")
+
+    def test_another_version(self):
+        packed = pack(int8_file("mlp"))
+        with pytest.raises(ModelError, match="a container of another version") as raised:
+            unpack(packed[:7] + bytes([packed[7] - 1]) + packed[8:], where="m.ckpack")
+        assert "the compresskit that wrote it" in raised.value.problems[0].fix
 
     def test_something_else(self):
         with pytest.raises(ModelError, match="do not start as a container"):

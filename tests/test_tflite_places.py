@@ -28,10 +28,32 @@ class TestEveryModel:
         }
         assert {content[place.slice] for place in found_in(content).weights} == constants
 
+    def test_rows_are_those_of_the_tensor(self, name):
+        content = int8_file(name)
+        rows = {
+            tensor.constant.tobytes(): next((size for size in tensor.shape if size > 1), 1)
+            for tensor in audit(content).tensors
+            if tensor.dtype == "INT8" and tensor.values is not None
+        }
+        for place in found_in(content).weights:
+            assert place.shape == (rows[content[place.slice]], place.size // place.rows)
+
+    def test_integers_are_the_32_bit_constants(self, name):
+        content = int8_file(name)
+        constants = {
+            tensor.values.tobytes()
+            for tensor in audit(content).tensors
+            if tensor.dtype == "INT32" and tensor.values is not None
+        }
+        assert {content[place.slice] for place in found_in(content).integers} == constants
+
     def test_nothing_overlaps(self, name):
         found = found_in(int8_file(name))
         biases = tuple(product.bias for product in found.products)
-        everything = sorted((*found.weights, *found.words, *biases))
+        everything = sorted(
+            (*found.weights, *found.integers, *found.scales, *biases),
+            key=lambda place: place.offset,
+        )
         for first, second in itertools.pairwise(everything):
             assert first.offset + first.size <= second.offset
 

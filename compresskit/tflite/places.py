@@ -5,6 +5,7 @@ All of it follows from the structure of the file: constants and scales may hold 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,17 @@ class Place:
         return slice(self.offset, self.offset + self.size)
 
 
+@dataclass(frozen=True, kw_only=True, order=True)
+class Matrix(Place):
+    """A constant of so many rows: outputs of a layer, tokens of an embedding."""
+
+    rows: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.rows, self.size // self.rows
+
+
 @dataclass(frozen=True, kw_only=True)
 class Product:
     """Scales of a bias: those of the weight, times that of the data."""
@@ -44,12 +56,14 @@ class Places:
 
     Attributes:
         weights: contents of 8-bit constants.
-        words: contents of 32-bit integer constants, and scales, but not those of biases.
+        integers: contents of 32-bit constants, such as biases.
+        scales: of tensors, but not those of biases in `products`.
         products: scales of biases, in graph order.
     """
 
-    weights: tuple[Place, ...]
-    words: tuple[Place, ...]
+    weights: tuple[Matrix, ...]
+    integers: tuple[Place, ...]
+    scales: tuple[Place, ...]
     products: tuple[Product, ...]
 
 
@@ -65,25 +79,42 @@ def places(content: bytes, *, least_weights: int, least_words: int) -> Places:
     base = _address(np.frombuffer(content, np.uint8))
     graphs = [model.Subgraphs(index) for index in range(model.SubgraphsLength())]
     tensors = [graph.Tensors(index) for graph in graphs for index in range(graph.TensorsLength())]
-    small: dict[Place, bool] = {}
+    weights: dict[int, Matrix] = {}
+    integers: set[Place] = set()
     for tensor in tensors:
-        if tensor.Type() in (*_BYTES, schema.TensorType.INT32):
-            view = model.Buffers(tensor.Buffer()).DataAsNumpy()
-            if isinstance(view, np.ndarray):
-                place = Place(offset=_address(view) - base, size=view.size)
-                small.setdefault(place, tensor.Type() in _BYTES)
+        view = model.Buffers(tensor.Buffer()).DataAsNumpy()
+        if not isinstance(view, np.ndarray):
+            continue
+        offset = _address(view) - base
+        if tensor.Type() in _BYTES:
+            weights.setdefault(
+                offset, Matrix(offset=offset, size=view.size, rows=_rows(tensor, view.size))
+            )
+        elif tensor.Type() == schema.TensorType.INT32:
+            integers.add(Place(offset=offset, size=view.size))
     scales = {found for tensor in tensors if (found := _scales(tensor, base))}
     products = _apart(each for graph in graphs for each in _products(graph, base))
     of_biases = {product.bias for product in products}
-    weights = {place for place in small if small[place] and place.size >= least_weights}
-    words = {
-        place
-        for place in {place for place in small if not small[place]} | scales - of_biases
-        if place.size >= least_words and place.size % _WORD == 0
-    }
+    integers = {place for place in integers if place.offset not in weights}
+
+    def large(found: set[Place]) -> tuple[Place, ...]:
+        whole = (place for place in found if place.size % _WORD == 0)
+        return tuple(sorted(place for place in whole if place.size >= least_words))
+
     return Places(
-        weights=tuple(sorted(weights)), words=tuple(sorted(words)), products=tuple(products)
+        weights=tuple(sorted(each for each in weights.values() if each.size >= least_weights)),
+        integers=large(integers),
+        scales=large(scales - of_biases - integers),
+        products=tuple(products),
     )
+
+
+def _rows(tensor: Any, size: int) -> int:
+    """The first length of a tensor's shape that is not 1; 1 if the shape does not fit its bytes."""
+    shape = [int(length) for length in np.atleast_1d(tensor.ShapeAsNumpy())]
+    if math.prod(shape) != size or any(length < 1 for length in shape):
+        return 1
+    return next((length for length in shape if length > 1), 1)
 
 
 def _apart(products: Iterator[Product]) -> list[Product]:
