@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import sys
+import tempfile
 
 import pytest
 
@@ -14,9 +16,19 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 
+# Where `tests.files` keeps what it made. The processes of pytest-xdist get it from the first.
+FIRST = "COMPRESSKIT_TEST_FILES" not in os.environ
+if FIRST:
+    os.environ["COMPRESSKIT_TEST_FILES"] = tempfile.mkdtemp(prefix="compresskit-")
+
 # The graphs that tests build are many small objects that stay: to look through them again and
 # again for garbage, as often as Python does by itself, takes a tenth of the time.
 gc.set_threshold(50_000, 20, 20)
+
+
+def pytest_unconfigure():
+    if FIRST:
+        shutil.rmtree(os.environ["COMPRESSKIT_TEST_FILES"])
 
 
 @pytest.fixture(autouse=True)

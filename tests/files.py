@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
 
 import flatbuffers
 import keras
@@ -26,19 +29,36 @@ PRECISIONS = {
 }
 
 
-@functools.cache
+def shared(make: Callable[..., bytes]) -> Callable[..., bytes]:
+    """Made once for all processes that run tests at a time."""
+
+    @functools.cache
+    @functools.wraps(make)
+    def read(*args: object, **changes: object) -> bytes:
+        name = "-".join(map(str, (make.__name__, *args, *changes.items())))
+        path = Path(os.environ["COMPRESSKIT_TEST_FILES"], name)
+        if not path.exists():
+            mine = path.with_name(f"{name}.{os.getpid()}")
+            mine.write_bytes(make(*args, **changes))
+            mine.replace(path)
+        return path.read_bytes()
+
+    return read
+
+
+@shared
 def plain_file(name: str, precision: str) -> bytes:
     """A plain model's file."""
     return convert(trained(name), PRECISIONS[precision], sample=inputs_of(name, 1))
 
 
-@functools.cache
+@shared
 def token_file() -> bytes:
     """A float16 file that looks token ids up, with two fused LSTMs; untrained."""
     return convert(bidirectional(), PRECISIONS["float16"], sample=sequences("bidirectional", 1))
 
 
-@functools.cache
+@shared
 def int8_file(name: str, per_channel_dense: bool = True, io: str = "int8") -> bytes:
     """The file of a model that was pruned and quantized."""
     done = compressed(name, per_channel_dense)
