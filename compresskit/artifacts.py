@@ -116,7 +116,7 @@ def artifact(
         float_ops=len(audited.computed_in_float()),
         requantize_ops=len(audited.requantized()),
         sparsity=zeros(audited),
-        tensors=tensors(audited),
+        tensors=tuple(map(TensorReport.of, audited.weights)),
         claim=made.claim,
         findings=tuple(FindingReport(**asdict(finding)) for finding in made.findings),
         notes=_notes(audited),
@@ -186,21 +186,6 @@ def zeros(audited: Audit) -> float:
     sizes = [tensor.constant.size for tensor in audited.weights]
     shares = [tensor.sparsity for tensor in audited.weights]
     return float(np.average(shares, weights=sizes)) if sizes else 0.0
-
-
-def tensors(audited: Audit) -> tuple[TensorReport, ...]:
-    """The weight tensors of a file."""
-    return tuple(
-        TensorReport(
-            name=tensor.name,
-            dtype=tensor.dtype,
-            shape=tensor.shape,
-            sparsity=tensor.sparsity,
-            distinct=tensor.distinct,
-            bytes=tensor.stored,
-        )
-        for tensor in audited.weights
-    )
 
 
 def promises(

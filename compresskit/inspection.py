@@ -10,22 +10,11 @@ from typing import Any
 import numpy as np
 
 from compresskit.errors import ModelError, Problem
+from compresskit.report.records import TensorReport
 from compresskit.target import Compiled, Finding, Placement
 from compresskit.tflite.audit import Audit, audit
 from compresskit.tflite.metadata import Metadata, metadata_of
 from compresskit.tflite.runtime import input_name
-
-
-@dataclass(frozen=True, kw_only=True)
-class WeightReport:
-    """A weight of a file or model, as it is stored."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    sparsity: float
-    distinct: int
-    bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +63,7 @@ class FileReport:
     float_ops: int
     inputs: tuple[EndReport, ...]
     outputs: tuple[EndReport, ...]
-    weights: tuple[WeightReport, ...]
+    weights: tuple[TensorReport, ...]
     claim: str = ""
     findings: tuple[Finding, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
@@ -129,17 +118,7 @@ def describe_file(path: str | Path) -> FileReport:
     content = read_file(path)
     audited = audit(content, str(path))
     carried = metadata_of(content) or Metadata()
-    weights = tuple(
-        WeightReport(
-            name=tensor.name,
-            dtype=tensor.dtype,
-            shape=tensor.shape,
-            sparsity=tensor.sparsity,
-            distinct=tensor.distinct,
-            bytes=tensor.stored,
-        )
-        for tensor in audited.weights
-    )
+    weights = tuple(map(TensorReport.of, audited.weights))
     return FileReport(
         name=str(path),
         kind="tflite",
@@ -180,7 +159,7 @@ def _describe_model(model: Any, name: str) -> FileReport:
     from compresskit.weights import leaves, weights_of
 
     weights = tuple(
-        WeightReport(
+        TensorReport(
             name=weight.path,
             dtype=weight.variable.dtype.upper(),
             shape=weight.shape,
@@ -220,7 +199,7 @@ def _model_ends(model: Any, which: str) -> tuple[EndReport, ...]:
     )
 
 
-def _sparsity(weights: tuple[WeightReport, ...]) -> float:
+def _sparsity(weights: tuple[TensorReport, ...]) -> float:
     size = sum(int(np.prod(weight.shape)) for weight in weights)
     zeros = sum(weight.sparsity * int(np.prod(weight.shape)) for weight in weights)
     return float(zeros / size) if size else 0.0

@@ -8,9 +8,12 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from compresskit.target import Compiled, Placement
+
+if TYPE_CHECKING:
+    from compresskit.tflite.tensors import Tensor
 
 REPORT_VERSION = 1
 
@@ -102,7 +105,7 @@ class Parity:
 
 @dataclass(frozen=True, kw_only=True)
 class TensorReport:
-    """A constant of the file that a kernel multiplies by, as stored."""
+    """A constant of a file that a kernel multiplies by, or a weight of a model, as stored."""
 
     name: str
     dtype: str
@@ -110,6 +113,18 @@ class TensorReport:
     sparsity: float
     distinct: int
     bytes: int
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> TensorReport:
+        """That of a tensor of a file."""
+        return cls(
+            name=tensor.name,
+            dtype=tensor.dtype,
+            shape=tensor.shape,
+            sparsity=tensor.sparsity,
+            distinct=tensor.distinct,
+            bytes=tensor.stored,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
