@@ -194,8 +194,7 @@ def _decoded(plain: bytes, words: bytes, size: int) -> bytes:
     """The opposite of `_coded`."""
     found = places(plain[:size], **_LEAST)
     values = np.frombuffer(plain, np.uint8, size).copy()
-    start = size
-    start = _put_planes(values, found.integers, plain, start, folded=True)
+    start = _put_planes(values, found.integers, plain, size, folded=True)
     start = _put_planes(values, found.scales, plain, start)
     rows = np.frombuffer(plain, np.uint8, offset=start).reshape(len(found.weights), _ROW)
     decoder = stream.queue.RangeDecoder(np.frombuffer(words, "<u4").astype(np.uint32))
