@@ -161,11 +161,11 @@ def _coded(content: bytes) -> tuple[bytes, bytes]:
     encoder = stream.queue.RangeEncoder()
     rows = np.zeros((len(found.weights), _ROW), np.uint8)
     for place, row in zip(found.weights, rows, strict=True):
-        matrix = values[place.slice].reshape(place.shape)
+        matrix = _signed(values[place.slice]).reshape(place.shape)
         if not _repeats(matrix):
-            alphabet = Alphabet.of(_signed(matrix))
+            alphabet = Alphabet.of(matrix)
             row[:] = _row(alphabet)
-            encode(_signed(matrix), alphabet, encoder)
+            encode(matrix, alphabet, encoder)
             values[place.slice] = 0
     products = [_product(values, product) for product in found.products]
     for product, made in zip(found.products, products, strict=True):

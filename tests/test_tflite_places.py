@@ -17,35 +17,32 @@ def found_in(content):
     return places(content, least_weights=1, least_words=1)
 
 
+def constants(content, dtype):
+    """The tensors of a file that have contents."""
+    tensors = [tensor for tensor in audit(content).tensors if tensor.dtype == dtype]
+    return [tensor for tensor in tensors if tensor.values is not None]
+
+
 @pytest.mark.parametrize("name", {**MODELS, **SEQUENCE_MODELS})
 class TestEveryModel:
     def test_weights_are_the_8_bit_constants(self, name):
         content = int8_file(name)
-        constants = {
-            tensor.constant.tobytes()
-            for tensor in audit(content).tensors
-            if tensor.dtype == "INT8" and tensor.values is not None
-        }
-        assert {content[place.slice] for place in found_in(content).weights} == constants
+        expected = {tensor.constant.tobytes() for tensor in constants(content, "INT8")}
+        assert {content[place.slice] for place in found_in(content).weights} == expected
 
     def test_rows_are_those_of_the_tensor(self, name):
         content = int8_file(name)
         rows = {
             tensor.constant.tobytes(): next((size for size in tensor.shape if size > 1), 1)
-            for tensor in audit(content).tensors
-            if tensor.dtype == "INT8" and tensor.values is not None
+            for tensor in constants(content, "INT8")
         }
         for place in found_in(content).weights:
             assert place.shape == (rows[content[place.slice]], place.size // place.rows)
 
     def test_integers_are_the_32_bit_constants(self, name):
         content = int8_file(name)
-        constants = {
-            tensor.values.tobytes()
-            for tensor in audit(content).tensors
-            if tensor.dtype == "INT32" and tensor.values is not None
-        }
-        assert {content[place.slice] for place in found_in(content).integers} == constants
+        expected = {tensor.values.tobytes() for tensor in constants(content, "INT32")}
+        assert {content[place.slice] for place in found_in(content).integers} == expected
 
     def test_nothing_overlaps(self, name):
         found = found_in(int8_file(name))
